@@ -48,6 +48,6 @@ def connect(conf: str | Path | None = None, *, name: str = "script", wait_s: flo
     >>> with nightbell.connect("conf/demo") as night:            # doctest: +SKIP
     ...     night.ask("preprocessor", "calibrate_night", night="2027-04-12")
     """
-    from nightbell.bus.script import connect as connect_to_bus
+    from nightbell.bus.script import connect as connect_to_bus  # noqa: PLC0415  (zmq loads only when asked for)
 
     return connect_to_bus(conf, name=name, wait_s=wait_s)
