@@ -92,7 +92,7 @@ class ClockSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InstallationSettings:
-    """observatory.toml"""
+    """observatory.toml: what runs here, where, and whose time it keeps."""
 
     site: SiteSettings = setting(doc="Where the observatory stands")
     brokers: dict[str, BrokerSettings] = setting(doc="Brokers of this installation by name")

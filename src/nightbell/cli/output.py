@@ -67,7 +67,7 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
             # Python would complain again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # The outermost loop of the process: say where the story is, do not throw it at the user.
             crash = Path(f"nightbell-crash-{os.getpid()}.txt")
             crash.write_text(traceback.format_exc(), encoding="utf-8")
