@@ -86,7 +86,9 @@ def sky_map(skymap: Path, targets: Sequence[Target], host: Target | None = None)
         chosen = host is not None and target.name == host.name
         near.plot(target.ra_deg, target.dec_deg, "o", ms=7 if chosen else 4, color=ACCENT if chosen else SECOND, mec="white", mew=0.5)
         if target.rank <= 8 or chosen:
-            near.annotate(f"{target.rank} {target.name}", (target.ra_deg, target.dec_deg), xytext=(4, 3), textcoords="offset points", fontsize=6)
+            near.annotate(
+                f"{target.rank} {target.name}", (target.ra_deg, target.dec_deg), xytext=(4, 3), textcoords="offset points", fontsize=6
+            )
     near.set_xlim(ra_line[-1], ra_line[0])
     near.set_ylim(dec_line[0], dec_line[-1])
     near.set_xlabel("right ascension (deg)", fontsize=7)
