@@ -21,7 +21,8 @@ from nightbell.telescope.night_table import (
     resume,
     step,
 )
-from nightbell.telescope.night_table import Trigger as T
+
+T = Trigger
 
 # The published table, written down a second time and by hand: state -> {trigger: next state}.
 EVERYWHERE = {T.ABORT: S.STOPPING, T.HUMAN_ON_SITE: S.MANUAL}

@@ -70,7 +70,7 @@ def sky_brightness_mag(band: str, sun_zenith_deg: float) -> float:
 
 
 def twilight_log_rate(band: str, sun_zenith_deg: Callable[[float], float]) -> Callable[[float], float]:
-    """ln of the sky's expected rate as a function of time, up to a constant, for a Sun at `sun_zenith_deg(t_s)`."""
+    """Logarithm of the sky's expected rate as a function of time, up to a constant, for a Sun at `sun_zenith_deg(t_s)`."""
     return lambda t_s: -0.4 * math.log(10) * sky_brightness_mag(band, sun_zenith_deg(t_s))
 
 
@@ -129,7 +129,7 @@ class SkyEstimate:
         return self.measured_at_s is not None
 
     def slope_per_s(self, t_s: float) -> float:
-        """d ln S / dt at `t_s`: prior by central difference over 2 s, plus the correction."""
+        """Slope d ln S / dt at `t_s`: prior by central difference over 2 s, plus the correction."""
         return (self.prior(t_s + 1) - self.prior(t_s - 1)) / 2 + self.c_per_s
 
     def at(self, t_s: float) -> SkyEstimate:
@@ -164,7 +164,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Finished:
-    """This filter can take no more in this twilight."""
+    """No more of this filter in this twilight."""
 
     reason: str
 
@@ -269,4 +269,6 @@ def learn(
         measured_at_s=ended_s,
         test_exposure_s=None,
     )
-    return updated, Measured(keep=keep, deviation=deviation, sky_rate_adu_per_s=rate, reason="" if keep else "too far from the wanted level")
+    return updated, Measured(
+        keep=keep, deviation=deviation, sky_rate_adu_per_s=rate, reason="" if keep else "too far from the wanted level"
+    )

@@ -168,9 +168,9 @@ AFTER_STOPPING: dict[NightState, Step] = {
     S.FAULT: Step(S.FAULT, Action.CLOSE_AND_WAIT_FOR_HUMAN),
     S.MANUAL: Step(S.MANUAL, Action.NO_MOTION),
     # The dome stays as it is, and nothing moves until `resume_night`; the deadline of idle_open closes it.
-    **{s: Step(S.IDLE_OPEN, Action.WAIT_FOR_TARGETS) for s in (S.TWILIGHT, S.OBSERVING, S.IDLE_OPEN)},
+    **dict.fromkeys((S.TWILIGHT, S.OBSERVING, S.IDLE_OPEN), Step(S.IDLE_OPEN, Action.WAIT_FOR_TARGETS)),
     S.PAUSED: Step(S.PAUSED, Action.WAIT_IN_SHELTER),
-    **{s: _TO_DAY for s in (S.DAY, S.PREPARING, S.READY, S.CLOSED)},
+    **dict.fromkeys((S.DAY, S.PREPARING, S.READY, S.CLOSED), _TO_DAY),
 }
 """Where `stopping` leads once every worker is dead, by the state in which the abort came."""
 
