@@ -1,0 +1,665 @@
+"""calibrate(paths, out) -> Outcome: the one function behind the event, the command, a script and the command line.
+
+    1 intake      every file is read and named, or failed by name
+    2 masters     bias, then dark, then flat, of each camera setup and night; frames already known to the index join in
+    3 lights      matched and calibrated, or blocked with what is missing, or failed with a remedy
+
+`out` holds masters/, light/ and index.sqlite, which is also the library: masters found there serve later calls, so biases,
+flats and lights may come in separate calls and in any order. Nothing that is done is done twice: products are named by what
+went in, and a product whose file still has its hash is only said again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightbell import __version__
+from nightbell.calibration.cameras import Camera, load_cameras
+from nightbell.calibration.engine import SATURATED, Calibrated, Plane, Recipe, calibrate_pixels, mad_std
+from nightbell.calibration.guard import Ambiguity
+from nightbell.calibration.index import CalibrationIndex
+from nightbell.calibration.intake import Exposure, intake
+from nightbell.calibration.masters import Built, build_bias, build_dark, build_flat
+from nightbell.calibration.matching import Choice, Master, choose_bias, choose_dark, choose_flat
+from nightbell.calibration.products import ALGORITHM, copied_cards, product_id, read_product, remove_stale_parts, write_product
+from nightbell.contracts.errors import BadInput, Missing, NightbellError
+from nightbell.contracts.ids import safe_name
+from nightbell.contracts.instants import format_utc
+from nightbell.contracts.records import BlockedFrame, FailedFrame, MasterRef, ProductRef
+
+__all__ = ["KINDS_THAT_MAY_MISS", "Outcome", "calibrate", "find_frames"]
+
+KINDS_THAT_MAY_MISS = ("bias", "dark", "flat")
+SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz", ".fit.fz", ".fz")
+CACHE_BYTES = 512 << 20
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of each file: a product, a part of a master, blocked, failed or ignored."""
+
+    products: tuple[ProductRef, ...] = ()
+    masters: tuple[MasterRef, ...] = ()
+    blocked: tuple[BlockedFrame, ...] = ()
+    failed: tuple[FailedFrame, ...] = ()
+    ignored: tuple[tuple[str, str], ...] = ()
+    """(source, why): focus frames and the like."""
+    ambiguities: tuple[tuple[str, Ambiguity], ...] = ()
+    notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """product id -> what was measured: read noise, scale of the dark, saturated pixels, noise between neighbours."""
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """master id -> its level in ADU."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of the command line (DESIGN.md 8, with more keys)."""
+        return {
+            "products": [
+                {
+                    "path": one.path,
+                    "source": one.source,
+                    "type": one.frame_type,
+                    "filter": one.filter,
+                    "exposure_s": one.exposure_s,
+                    "object": one.object_name,
+                    "masters": one.masters,
+                    "median": one.median,
+                    "noise": one.noise,
+                    "noise_is": "median of UNCERT over unmasked pixels, electrons",
+                    "status": one.status,
+                    "product_id": one.product_id,
+                    "sha256": one.sha256,
+                    "unit": "electron",
+                    **self.notes.get(one.product_id, {}),
+                }
+                for one in self.products
+            ],
+            "masters": [
+                {
+                    "product_id": one.product_id,
+                    "kind": one.kind,
+                    "path": one.path,
+                    "filter": one.filter,
+                    "exposure_s": one.exposure_s,
+                    "n_frames": one.n_frames,
+                    "status": one.status,
+                    "level_adu": self.levels.get(one.product_id),
+                    **self.notes.get(one.product_id, {}),
+                }
+                for one in self.masters
+            ],
+            "blocked": [{"source": one.source, "missing": list(one.missing)} for one in self.blocked],
+            "failed": [{"source": one.source, "error": one.error, "remedy": one.remedy} for one in self.failed],
+            "ignored": [{"source": source, "why": why} for source, why in self.ignored],
+            "ambiguities": [{"source": source, "code": one.code, "detail": one.detail} for source, one in self.ambiguities],
+        }
+
+
+def find_frames(paths: Iterable[Path]) -> list[Path]:
+    """The FITS files among `paths`, folders searched to the bottom, sorted. Raises `Missing` for a path that is not there."""
+    found: set[Path] = set()
+    for path in paths:
+        if path.is_dir():
+            inside = (file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."))
+            found.update(file for file in inside if file.is_file())
+        elif path.exists():
+            found.add(path)
+        else:
+            raise Missing("there is no such file or folder", where=str(path), remedy="Check the path")
+    return sorted(found)
+
+
+def calibrate(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    camera: str | None = None,
+    cameras: Mapping[str, Camera] | None = None,
+    allow_missing: Sequence[str] = (),
+    longitude_deg: float | None = None,
+    gain_e_per_adu: float | None = None,
+    read_noise_e: float | None = None,
+    now_ns: int = 0,
+    report: Report | None = None,
+) -> Outcome:
+    """Calibrate the frames at `paths` (files, folders) into `out`. Broken or unmatched frames are part of the answer.
+
+    `allow_missing` names masters without which lights go on all the same, marked in `status`. `longitude_deg` (east positive)
+    tells nights apart where headers have no NIGHT. Raises `Missing` or `BadInput` only for what concerns all frames.
+    """
+    known = dict(cameras) if cameras is not None else load_cameras()
+    if camera is not None and camera not in known:
+        raise BadInput(f"there is no camera {camera!r}", where="camera", remedy=f"Known: {', '.join(sorted(known))}")
+    if wrong := set(allow_missing) - set(KINDS_THAT_MAY_MISS):
+        raise BadInput(f"{sorted(wrong)} cannot be missing", where="allow_missing", remedy="Known: bias, dark, flat")
+    files = find_frames(paths)
+    with CalibrationIndex.in_folder(out) as index:
+        remove_stale_parts(out)
+        run = _Run(out, index, known, camera, frozenset(allow_missing), longitude_deg, gain_e_per_adu, read_noise_e, now_ns)
+        return run.calibrate(files, report or (lambda _done, _total, _text: None))
+
+
+class _Run:
+    """One call of `calibrate`: what it has read, made and found wanting."""
+
+    def __init__(
+        self,
+        out: Path,
+        index: CalibrationIndex,
+        cameras: Mapping[str, Camera],
+        camera: str | None,
+        allow_missing: frozenset[str],
+        longitude_deg: float | None,
+        gain_e_per_adu: float | None,
+        read_noise_e: float | None,
+        now_ns: int,
+    ) -> None:
+        self.out = out.resolve()
+        self.index = index
+        self.cameras = cameras
+        self.camera = camera
+        self.allow_missing = allow_missing
+        self.longitude_deg = longitude_deg
+        self.gain_e_per_adu = gain_e_per_adu
+        self.read_noise_e = read_noise_e
+        self.created_utc = format_utc(now_ns)
+        self.cache = _PixelCache(self._intake)
+        self.planes: dict[str, Plane] = {}
+        self.library: dict[str, Master] = {}
+        self.made: dict[str, Master] = {}
+        self.products: list[ProductRef] = []
+        self.blocked: list[BlockedFrame] = []
+        self.failed: list[FailedFrame] = []
+        self.notes: dict[str, dict[str, Any]] = {}
+
+    def _intake(self, path: Path) -> tuple[Exposure, NDArray[Any]]:
+        return intake(
+            path,
+            self.cameras,
+            camera=self.camera,
+            longitude_deg=self.longitude_deg,
+            gain_e_per_adu=self.gain_e_per_adu,
+            read_noise_e=self.read_noise_e,
+        )
+
+    def calibrate(self, files: Sequence[Path], report: Report) -> Outcome:
+        exposures: list[Exposure] = []
+        total = 2 * len(files)
+        for done, path in enumerate(files):
+            report(done, total, f"read {path.name}")
+            try:
+                exposures.append(self.cache.read(path))
+            except NightbellError as error:
+                self.failed.append(FailedFrame(source=str(path), error=str(error.what), remedy=error.remedy))
+        self.index.put_exposures((one, "accepted", "") for one in exposures)
+        self.library = {master.product_id: master for master in self.index.masters() if Path(master.path).is_file()}
+        for kind in ("bias", "dark", "flat"):
+            self._masters(kind, [one for one in exposures if one.kind == kind])
+        lights = sorted((one for one in exposures if one.kind == "light"), key=lambda one: (one.start_ns or 0, str(one.path)))
+        for done, light in enumerate(lights):
+            report(total - len(lights) + done, total, f"calibrate {light.path.name}")
+            self._light(light)
+        report(total, total, "done")
+        return Outcome(
+            products=tuple(self.products),
+            masters=tuple(_master_ref(master) for master in self.made.values()),
+            blocked=tuple(self.blocked),
+            failed=tuple(self.failed),
+            ignored=tuple((str(one.path), "neither bias, dark, flat nor light") for one in exposures if one.kind == "other"),
+            ambiguities=tuple((str(one.path), doubt) for one in exposures for doubt in one.ambiguities),
+            notes=self.notes,
+            levels={master.product_id: master.level_adu for master in self.made.values()},
+        )
+
+    # ---- masters
+
+    def _masters(self, kind: str, exposures: Sequence[Exposure]) -> None:
+        for group in self._groups(kind, exposures):
+            try:
+                self._master(kind, group)
+            except NightbellError as error:
+                self.failed.extend(FailedFrame(source=str(one.path), error=str(error.what), remedy=error.remedy) for one in group)
+
+    def _groups(self, kind: str, exposures: Sequence[Exposure]) -> list[list[Exposure]]:
+        """Frames that make one master: those given, and those of the same camera, night and settings that are known already."""
+        groups: dict[tuple[Any, ...], dict[str, Exposure]] = defaultdict(dict)
+        keys: dict[tuple[str, str], None] = {}
+        for one in exposures:
+            groups[_group_key(kind, one)].setdefault(one.raw_id, one)
+            keys[one.setup.camera, one.night] = None
+        for camera, night in keys:
+            for path in self.index.paths(kind=kind, camera=camera, night=night):
+                if path.is_file():
+                    try:
+                        other = self.cache.read(path)
+                    except NightbellError:
+                        continue  # it was fine when it came; it is not part of this call, so it cannot fail it
+                    key = _group_key(kind, other)
+                    if key in groups:
+                        groups[key].setdefault(other.raw_id, other)
+        return [list(groups[key].values()) for key in sorted(groups, key=repr)]
+
+    def _master(self, kind: str, group: Sequence[Exposure]) -> None:
+        first = min(group, key=lambda one: one.raw_id)
+        used: list[tuple[str, str]] = []
+        holds_bias = False
+        if kind == "bias":
+            built = build_bias(group, self.cache.pixels)
+        elif kind == "dark":
+            bias = choose_bias(first, self.library.values()).master
+            holds_bias = bias is None
+            if bias is not None:
+                used.append(("bias", bias.product_id))
+            built = build_dark(group, self.cache.pixels, self._plane(bias))
+        else:
+            flat_below = {one.raw_id: self._below_flat(one) for one in group}
+            bare = [
+                one for one in group if flat_below[one.raw_id][0] is None and flat_below[one.raw_id][1] is None and one.overscan is None
+            ]
+            if bare and "bias" not in self.allow_missing:
+                for one in bare:
+                    self.failed.append(
+                        FailedFrame(
+                            source=str(one.path),
+                            error="NO_BIAS: a flat without bias, dark of its own exposure or overscan",
+                            remedy="Give bias frames of this camera with it",
+                        )
+                    )
+                group = [one for one in group if one not in bare]
+                if not group:
+                    return
+            for master, dark, _ in flat_below.values():
+                used.extend((one.kind, one.product_id) for one in (master, dark) if one is not None)
+            planes = {raw_id: (self._plane(bias), self._plane(dark), scale) for raw_id, (bias, dark, scale) in flat_below.items()}
+            noise = self._read_noise_adu(first)[0]
+            built = build_flat(group, self.cache.pixels, lambda one: planes[one.raw_id], noise or 0.0)
+        if built is None:
+            return
+        for left in built.left_out:
+            self.failed.append(FailedFrame(source=str(left.exposure.path), error=left.error, remedy=left.remedy))
+        self.index.put_exposures((left.exposure, "refused", left.error) for left in built.left_out)
+        if built.used:
+            self._keep_master(kind, built, first, sorted(set(used)), holds_bias=holds_bias)
+
+    def _below_flat(self, flat: Exposure) -> tuple[Master | None, Master | None, float]:
+        bias = choose_bias(flat, self.library.values()).master
+        dark = choose_dark(flat, self.library.values(), has_bias=bias is not None)
+        return bias, dark.master, dark.scale
+
+    def _keep_master(self, kind: str, built: Built, first: Exposure, used: list[tuple[str, str]], *, holds_bias: bool) -> None:
+        inputs = [("raw", one.raw_id) for one in built.used]
+        parameters = {"setup": repr(first.setup), "filter": first.filter if kind == "flat" else None, "holds_bias": holds_bias}
+        name = product_id(f"master_{kind}", [*inputs, *used], parameters)
+        times = sorted(one.start_ns for one in built.used if one.start_ns is not None)
+        exposure_s = None if kind == "bias" else float(np.median([one.exposure_s or 0.0 for one in built.used]))
+        status = ",".join(built.flags) or "good"
+        level = f"{exposure_s:g}s_" if exposure_s is not None else ""
+        stem = (
+            f"{kind}_{safe_name(first.setup.camera)}_{safe_name(first.filter or 'none') + '_' if kind == 'flat' else ''}{level}{name[:12]}"
+        )
+        path = self.out / "masters" / f"{stem}.fits"
+        unit = "adu" if kind != "flat" else "1"
+        cards: list[tuple[str, Any, str]] = [
+            ("IMAGETYP", f"MASTER {kind.upper()}", "type of frame"),
+            ("INSTRUME", first.setup.camera, "camera"),
+            ("NIGHT", first.night, "night of its frames"),
+            ("NCOMBINE", len(built.used), "number of frames"),
+            ("EXPTIME", exposure_s or 0.0, "[s] exposure of each"),
+            *([("FILTER", first.filter, "filter")] if kind == "flat" and first.filter else []),
+            *([("RDNADU", built.read_noise_adu, "[adu] read noise from frame pairs")] if built.read_noise_adu is not None else []),
+            ("LEVELADU", built.level_adu, "[adu] median above what was subtracted"),
+            ("HOLDBIAS", holds_bias, "T: the bias is still in it"),
+            ("QUALITY", status, "good, or the gates it failed"),
+            ("NBPRODID", name, "product id"),
+            ("NBALGO", ALGORITHM, "version of the algorithm"),
+            *((f"NB{role.upper()}{i or ''}", one, f"id of the {role} master") for role, i, one in _numbered(used)),
+        ]
+        history = [f"raw {one}" for _, one in sorted(inputs)] + list(built.notes)
+        kept = self._kept(name)
+        if kept is None:
+            sha256, _ = write_product(path, built.plane, unit, cards, history, part_name=name[:16])
+        else:
+            path, sha256 = kept
+        master = Master(
+            product_id=name,
+            kind=kind,
+            path=str(path),
+            sha256=sha256,
+            setup=first.setup,
+            filter=first.filter if kind == "flat" else None,
+            exposure_s=exposure_s,
+            temperature_c=_median(one.temperature_c for one in built.used),
+            set_temperature_c=_median(one.set_temperature_c for one in built.used),
+            mid_ns=times[len(times) // 2] if times else None,
+            night=first.night,
+            n_frames=len(built.used),
+            status=status,
+            holds_bias=holds_bias,
+            level_adu=built.level_adu,
+            read_noise_adu=built.read_noise_adu,
+            inputs=tuple(one.raw_id for one in built.used),
+            notes=built.notes,
+        )
+        quality = {"level_adu": built.level_adu, **({"read_noise_adu": built.read_noise_adu} if built.read_noise_adu is not None else {})}
+        if kept is None:
+            self.index.put_master(master, created_utc=self.created_utc, quality=quality)
+        mine = set(master.inputs)
+        for other in [one for one in self.library.values() if one.kind == kind and set(one.inputs) < mine]:
+            del self.library[other.product_id]
+        self.library[name] = self.made[name] = master
+        self.planes[name] = built.plane
+        self.notes[name] = {"read_noise_adu": built.read_noise_adu, "notes": list(built.notes), "holds_bias": holds_bias}
+
+    def _kept(self, name: str) -> tuple[Path, str] | None:
+        """Path and hash of a product that is there and whole."""
+        row = self.index.product(name)
+        if row is None or not (path := Path(row["path"])).is_file():
+            return None
+        return (path, row["sha256"]) if hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"] else None
+
+    def _plane(self, master: Master | None) -> Plane | None:
+        if master is None:
+            return None
+        if master.product_id not in self.planes:
+            self.planes[master.product_id] = read_product(Path(master.path))[0]
+        return self.planes[master.product_id]
+
+    def _read_noise_adu(self, frame: Exposure) -> tuple[float | None, str]:
+        """Read noise in ADU and where it is from: a bias pair, a dark pair, the header."""
+        for kind in ("bias", "dark"):
+            noises = [
+                m for m in self.library.values() if m.kind == kind and m.read_noise_adu is not None and not frame.setup.differences(m.setup)
+            ]
+            if noises:
+                nearest = min(noises, key=lambda m: (m.night != frame.night, abs((m.mid_ns or 0) - (frame.start_ns or 0)), m.product_id))
+                return nearest.read_noise_adu, f"{kind} pair"
+        if frame.read_noise_e is not None and frame.gain_e_per_adu:
+            return frame.read_noise_e / frame.gain_e_per_adu, "header"
+        return None, ""
+
+    # ---- lights
+
+    def _light(self, light: Exposure) -> None:
+        try:
+            missing, choices = self._match(light)
+            if missing:
+                self.blocked.append(BlockedFrame(source=str(light.path), source_sha256=light.raw_id, missing=tuple(missing)))
+                self.index.put_exposures([(light, "blocked", "; ".join(missing))])
+                return
+            self.products.append(self._product(light, choices))
+            self.index.put_exposures([(light, "done", "")])
+        except NightbellError as error:
+            self.failed.append(FailedFrame(source=str(light.path), error=str(error.what), remedy=error.remedy))
+            self.index.put_exposures([(light, "failed", str(error))])
+
+    def _match(self, light: Exposure) -> tuple[list[str], dict[str, Choice]]:
+        masters = list(self.library.values())
+        rules = light.camera.settings
+        choices = {"bias": choose_bias(light, masters)}
+        choices["dark"] = choose_dark(light, masters, has_bias=choices["bias"].master is not None)
+        choices["flat"] = choose_flat(light, masters)
+        dark = choices["dark"].master
+        missing: list[str] = []
+        for kind, choice in choices.items():
+            if choice.master is not None or kind in self.allow_missing:
+                continue
+            if kind == "bias" and dark is not None and dark.holds_bias:
+                continue
+            # A dark is needed where the camera says so, and where there are darks but none that fits this frame.
+            if kind in rules.needs or (kind == "dark" and "(" in choice.missing):
+                missing.append(choice.missing)
+        if light.gain_e_per_adu is None:
+            missing.append("gain in electrons per count (no EGAIN; give --gain or a camera file with gain_e_per_adu)")
+        elif self._read_noise_adu(light)[0] is None:
+            missing.append("read noise (no bias pair and no RDNOISE; give --read-noise or a camera file with read_noise_e)")
+        return missing, choices
+
+    def _product(self, light: Exposure, choices: Mapping[str, Choice]) -> ProductRef:
+        gain = light.gain_e_per_adu
+        noise_adu, origin = self._read_noise_adu(light)
+        assert gain is not None
+        assert noise_adu is not None
+        masters = {kind: choice.master for kind, choice in choices.items()}
+        scale = choices["dark"].scale
+        ids = {kind: (master.product_id if master else None) for kind, master in masters.items()}
+        parameters = {
+            "setup": repr(light.setup),
+            "gain_e_per_adu": gain,
+            "read_noise_e": round(noise_adu * gain, 6),
+            "saturation_adu": light.saturation_adu if math.isfinite(light.saturation_adu) else None,
+            "dark_scale": round(scale, 9),
+        }
+        name = product_id("calibrated", [("raw", light.raw_id), *((kind, one) for kind, one in ids.items() if one)], parameters)
+        kept = self._kept(name)
+        status = _status(light, choices)
+        if kept is not None and (row := self.index.product(name)) is not None:
+            numbers = row["detail"]
+            self.notes[name] = numbers["notes"]
+            return self._ref(light, name, str(kept[0]), kept[1], ids, numbers["median"], numbers["noise"], row["status"])
+        pixels = self.cache.pixels(light)
+        n_saturated = int(np.count_nonzero(pixels >= light.saturation_adu))
+        if n_saturated > 0.2 * pixels.size:
+            raise BadInput(
+                f"SATURATED: {100 * n_saturated / pixels.size:.0f} % of its pixels are saturated",
+                where=str(light.path),
+                remedy="Expose shorter",
+                code="SATURATED",
+            )
+        recipe = Recipe(
+            gain_e_per_adu=gain,
+            read_noise_e=noise_adu * gain,
+            bias=self._plane(masters["bias"]),
+            dark=self._plane(masters["dark"]),
+            dark_scale=scale,
+            flat=self._plane(masters["flat"]),
+        )
+        result = calibrate_pixels(pixels, light, recipe)
+        median, noise, notes = _measure(result, light, noise_adu * gain, origin, scale)
+        path = self.out / "light" / f"{_stem(light.path)}_{name[:12]}.fits"
+        cards = [*copied_cards(light.header(), light.data.x0, light.data.y0), *_cards(light, recipe, result, origin, name, ids, status)]
+        history = _history(light, ids, choices)
+        sha256, size = write_product(path, Plane(result.data, result.sigma, result.mask), "electron", cards, history, part_name=name[:16])
+        self.notes[name] = notes
+        self.index.put_product(
+            product_id=name,
+            kind="calibrated",
+            path=str(path),
+            sha256=sha256,
+            status=status,
+            night=light.night,
+            created_utc=self.created_utc,
+            inputs=[("raw", light.raw_id), *((kind, one) for kind, one in ids.items() if one)],
+            detail={"median": median, "noise": noise, "notes": notes, "size_bytes": size},
+            quality={"median_e": median, "noise_e": noise},
+        )
+        return self._ref(light, name, str(path), sha256, ids, median, noise, status)
+
+    def _ref(
+        self, light: Exposure, name: str, path: str, sha256: str, ids: Mapping[str, str | None], median: float, noise: float, status: str
+    ) -> ProductRef:
+        return ProductRef(
+            product_id=name,
+            path=path,
+            sha256=sha256,
+            source=str(light.path),
+            source_sha256=light.raw_id,
+            frame_id=light.frame_id,
+            frame_type="light",
+            filter=light.filter,
+            exposure_s=light.exposure_s or 0.0,
+            target_id=light.target_id,
+            object_name=light.object_name,
+            superevent_id=light.superevent_id,
+            masters=dict(ids),
+            median=median,
+            noise=noise,
+            status=status,
+        )
+
+
+class _PixelCache:
+    """Pixels of the frames last read, within a budget of memory; a frame that has left it is read again."""
+
+    def __init__(self, read: Callable[[Path], tuple[Exposure, NDArray[Any]]]) -> None:
+        self._read = read
+        self._held: OrderedDict[Path, NDArray[Any]] = OrderedDict()
+        self._exposures: dict[Path, Exposure] = {}
+        self._bytes = 0
+
+    def read(self, path: Path) -> Exposure:
+        """The exposure at `path`; read once in a call."""
+        if path not in self._exposures:
+            self._exposures[path], pixels = self._read(path)
+            self._hold(path, pixels)
+        return self._exposures[path]
+
+    def pixels(self, exposure: Exposure) -> NDArray[Any]:
+        """The raw pixels of `exposure`."""
+        if exposure.path in self._held:
+            self._held.move_to_end(exposure.path)
+            return self._held[exposure.path]
+        again, pixels = self._read(exposure.path)
+        if again.raw_id != exposure.raw_id:
+            raise BadInput("it has changed while it was read", where=str(exposure.path), remedy="Never write into a raw frame")
+        self._hold(exposure.path, pixels)
+        return pixels
+
+    def _hold(self, path: Path, pixels: NDArray[Any]) -> None:
+        self._held[path] = pixels
+        self._bytes += pixels.nbytes
+        while self._bytes > CACHE_BYTES and len(self._held) > 1:
+            _, old = self._held.popitem(last=False)
+            self._bytes -= old.nbytes
+
+
+def _group_key(kind: str, one: Exposure) -> tuple[Any, ...]:
+    """Frames with equal keys make one master."""
+    gain = None if one.gain_e_per_adu is None else round(one.gain_e_per_adu, 2)
+    setup = (one.setup.camera, one.setup.shape, one.setup.binning, one.setup.window, one.setup.read_mode, one.setup.gain_setting)
+    key: tuple[Any, ...] = (*setup, gain, one.setup.data_section, one.setup.overscan_section, one.night)
+    if kind == "flat":
+        return (*key, one.filter)
+    if kind == "dark":
+        set_point = one.set_temperature_c if one.set_temperature_c is not None else one.temperature_c
+        return (*key, round(one.exposure_s or 0.0, 1), None if set_point is None else round(set_point))
+    return key
+
+
+def _master_ref(master: Master) -> MasterRef:
+    return MasterRef(
+        product_id=master.product_id,
+        path=master.path,
+        sha256=master.sha256,
+        kind=master.kind,
+        filter=master.filter,
+        exposure_s=master.exposure_s,
+        n_frames=master.n_frames,
+        status=master.status,
+    )
+
+
+def _numbered(used: Sequence[tuple[str, str]]) -> list[tuple[str, int, str]]:
+    """(role, 0, id) for the first of a role, (role, 1, id) for the next."""
+    counts: dict[str, int] = defaultdict(int)
+    numbered = []
+    for role, one in used:
+        numbered.append((role, counts[role], one))
+        counts[role] += 1
+    return numbered
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+            break
+    return safe_name(name, longest=60)
+
+
+def _status(light: Exposure, choices: Mapping[str, Choice]) -> str:
+    """Done, or done without what is missing."""
+    dark = choices["dark"].master
+    held = dark is not None and dark.holds_bias
+    # A camera's own file may say that it needs no dark; of an unknown camera nobody has said so.
+    unneeded = {kind for kind in choices if light.camera.mapped and kind not in light.camera.settings.needs}
+    absent = [
+        f"no {kind}" for kind, choice in choices.items() if choice.master is None and kind not in unneeded and not (kind == "bias" and held)
+    ]
+    return "done" if not absent else f"done, {', '.join(absent)}"
+
+
+def _measure(result: Calibrated, light: Exposure, read_noise_e: float, origin: str, scale: float) -> tuple[float, float, dict[str, Any]]:
+    good = result.mask == 0
+    median = float(np.median(result.data[np.isfinite(result.data)]))
+    noise = float(np.median(result.sigma[good])) if good.any() else float(np.median(result.sigma))
+    differences = (result.data[:, 1:] - result.data[:, :-1])[good[:, 1:] & good[:, :-1]]
+    notes: dict[str, Any] = {
+        "neighbour_noise": mad_std(differences[:: max(1, differences.size // 500_000)]) / math.sqrt(2) if differences.size else None,
+        "read_noise_e": read_noise_e,
+        "read_noise_from": origin,
+        "read_noise_header_e": light.read_noise_e,
+        "gain_e_per_adu": light.gain_e_per_adu,
+        "dark_scale": scale,
+        "sigma_common_e": result.sigma_common_e,
+        "saturated_pixels": int(np.count_nonzero(result.mask & SATURATED)),
+        "masked_pixels": int(result.mask.size - np.count_nonzero(good)),
+    }
+    return median, noise, notes
+
+
+def _cards(
+    light: Exposure, recipe: Recipe, result: Calibrated, origin: str, name: str, ids: Mapping[str, str | None], status: str
+) -> list[tuple[str, Any, str]]:
+    return [
+        ("IMAGETYP", "LIGHT", "type of frame"),
+        ("EXPTIME", light.exposure_s or 0.0, "[s] exposure"),
+        *([("FILTER", light.filter, "filter")] if light.filter else []),
+        *([("OBJECT", light.object_name, "target")] if light.object_name else []),
+        ("EGAIN", 1.0, "[e/electron] the pixels are electrons"),
+        ("RAWGAIN", recipe.gain_e_per_adu, "[e/adu] gain applied"),
+        ("RDNOISE", round(recipe.read_noise_e, 4), f"[e] read noise, from the {origin}"),
+        ("SATURATE", light.saturation_adu * recipe.gain_e_per_adu if math.isfinite(light.saturation_adu) else 0.0, "[e] raw saturation"),
+        ("SIGCOM", round(result.sigma_common_e, 4), "[e] median part of UNCERT common to frames"),
+        ("CALLEVEL", 2, "1 raw, 2 calibrated"),
+        ("CALSTAT", status, "done, and without what"),
+        ("NBRAWID", light.raw_id, "sha256 of the raw file"),
+        ("NBPRODID", name, "product id"),
+        *((f"NB{kind.upper()}", one or "none", f"id of the {kind} master") for kind, one in ids.items()),
+        ("NBDSCAL", recipe.dark_scale if ids["dark"] else 0.0, "factor of the dark"),
+        ("NBALGO", ALGORITHM, "version of the algorithm"),
+        ("NBVERS", __version__, "nightbell version"),
+    ]
+
+
+def _history(light: Exposure, ids: Mapping[str, str | None], choices: Mapping[str, Choice]) -> list[str]:
+    lines = ["saturation bits from raw counts"]
+    if light.overscan is not None:
+        lines.append(f"overscan {light.overscan}: median per row subtracted")
+    if light.data.shape != light.setup.shape:
+        lines.append(f"trimmed to {light.data}")
+    if ids["bias"]:
+        lines.append("bias subtracted")
+    lines.append("uncertainty from electrons above the bias and read noise")
+    dark = choices["dark"]
+    if dark.master is not None:
+        held = " (it holds the bias)" if dark.master.holds_bias else ""
+        lines.append(f"dark of {dark.master.exposure_s:g} s x {dark.scale:.6g} subtracted{held}")
+    if ids["flat"]:
+        lines.append("divided by flat")
+    lines.append("multiplied by the gain: electrons")
+    return lines

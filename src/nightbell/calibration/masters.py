@@ -1,0 +1,289 @@
+"""Bias, dark and flat frames -> masters, with the frames left out and why.
+
+Frames are sorted by id before anything is summed, so a master is a function of the SET of its frames. A frame that does not
+fit its group (a lit dark, a saturated flat) is left out by name; it does not sink the group.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightbell.calibration.engine import BAD, FLAT_INVALID, NO_DATA, SATURATED, STRIP_PIXELS, Floats, Plane, mad_std, prepare
+from nightbell.calibration.intake import Exposure
+
+__all__ = ["Built", "LeftOut", "build_bias", "build_dark", "build_flat", "clipped_mean", "read_noise_adu", "threshold"]
+
+Pixels = Callable[[Exposure], NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A frame that is not in its master."""
+
+    exposure: Exposure
+    error: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """A master before it has a name: planes, frames used, what was measured and flagged."""
+
+    plane: Plane
+    used: tuple[Exposure, ...]
+    left_out: tuple[LeftOut, ...]
+    level_adu: float
+    read_noise_adu: float | None
+    flags: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Frame:
+    exposure: Exposure
+    data: Floats
+    mask: NDArray[np.uint8]
+    level: float
+    sigma_adu: float = 0.0
+
+
+def threshold(n: int) -> float:
+    """Clip in units of 1.4826 MAD: wide for few frames, where the MAD itself is uncertain (3 sigma would lose 11 % of N = 3)."""
+    return 5.0 if n < 10 else 4.0 if n < 20 else 3.5
+
+
+def clipped_mean(stack: NDArray[np.floating], masked: NDArray[np.bool_], floor: float) -> tuple[Floats, Floats, NDArray[np.uint8]]:
+    """Mean over axis 0 of unmasked values within `threshold` of their median, its 1-sigma, and NO_DATA where nothing is left.
+
+    `floor` is the known 1-sigma of one value: the larger of it and the scatter counts, since few frames scatter too little.
+    """
+    n = stack.shape[0]
+    values = np.where(masked, np.nan, stack).astype(np.float64)
+    if n >= 3:
+        middle = _nanmedian(values)
+        spread = 1.482602218505602 * _nanmedian(np.abs(values - middle))
+        values[np.abs(values - middle) > threshold(n) * np.maximum(spread, floor)] = np.nan
+    kept = np.isfinite(values)
+    count = kept.sum(axis=0)
+    some = np.maximum(count, 1)
+    mean = np.where(kept, values, 0.0).sum(axis=0) / some
+    square = (np.where(kept, values - mean, 0.0) ** 2).sum(axis=0)
+    sample = np.sqrt(square / np.maximum(count - 1, 1))
+    # The scatter of few values is itself uncertain; taken over the neighbourhood it is not, so only its frame median is used.
+    typical = float(np.median(sample[count > 1])) if (count > 1).any() else 0.0
+    sigma = np.maximum(np.maximum(sample if n >= 10 else typical, typical), floor) / np.sqrt(some)
+    empty = count == 0
+    return mean.astype(np.float32), np.broadcast_to(sigma, mean.shape).astype(np.float32), np.where(empty, NO_DATA, 0).astype(np.uint8)
+
+
+def _nanmedian(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if np.isfinite(values).all():
+        return np.asarray(np.median(values, axis=0))
+    # A pixel masked in all frames has no median: that is expected here and carries NO_DATA later.
+    safe = values.copy()
+    safe[:, ~np.isfinite(values).any(axis=0)] = 0.0
+    return np.asarray(np.nanmedian(safe, axis=0))
+
+
+def _combine(frames: Sequence[_Frame]) -> Plane:
+    shape = frames[0].data.shape
+    data, sigma, mask = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    floor = math.sqrt(sum(frame.sigma_adu**2 for frame in frames) / len(frames))
+    step = max(1, STRIP_PIXELS // (shape[1] * len(frames)))
+    for y0 in range(0, shape[0], step):
+        rows = slice(y0, min(y0 + step, shape[0]))
+        stack = np.stack([frame.data[rows] for frame in frames])
+        masked = np.stack([frame.mask[rows] != 0 for frame in frames])
+        data[rows], sigma[rows], mask[rows] = clipped_mean(stack, masked, floor)
+    return Plane(data, sigma, mask)
+
+
+def _read(exposures: Sequence[Exposure], pixels: Pixels, left_out: list[LeftOut]) -> list[_Frame]:
+    """Prepared frames sorted by id; a second file with the same pixels is left out, since it brings no new noise."""
+    frames: list[_Frame] = []
+    seen: dict[str, Exposure] = {}
+    for exposure in sorted(exposures, key=lambda one: one.raw_id):
+        if exposure.data_sha256 in seen:
+            first = seen[exposure.data_sha256].path.name
+            left_out.append(LeftOut(exposure, f"DUPLICATE: the same pixels as {first}", "Remove one of the two"))
+            continue
+        seen[exposure.data_sha256] = exposure
+        data, mask = prepare(pixels(exposure), exposure)
+        frames.append(_Frame(exposure, data, mask, float(np.median(data))))
+    return frames
+
+
+def _refuse_outliers(
+    frames: list[_Frame], left_out: list[LeftOut], *, slack_adu: float, word: str, one_sided: bool = False
+) -> list[_Frame]:
+    """Without those whose level is far from the group's: more than 8 mad and `slack_adu`."""
+    if len(frames) < 3:
+        return frames
+    levels = np.array([frame.level for frame in frames])
+    middle, limit = float(np.median(levels)), max(8 * mad_std(levels), slack_adu)
+    kept: list[_Frame] = []
+    for frame in frames:
+        excess = frame.level - middle
+        if excess > limit or (not one_sided and -excess > limit):
+            text = f"{word}: its median is {frame.level:.0f} adu, the group's {middle:.0f} (limit {limit:.0f})"
+            left_out.append(LeftOut(frame.exposure, text, "Look at the frame; take it again"))
+        else:
+            kept.append(frame)
+    return kept
+
+
+def read_noise_adu(frames: Sequence[Floats]) -> float | None:
+    """From differences of consecutive frames, robustly; None for a single frame."""
+    noises: list[float] = []
+    for first, second in itertools.pairwise(frames):
+        difference = (second - first)[:: max(1, first.shape[0] // 1024)]
+        noise = mad_std(difference)
+        if noise < 5.0:
+            # Differences of integers make the MAD itself an integer: of a few counts it is too coarse.
+            near = difference[np.abs(difference - np.median(difference)) <= 5 * max(noise, 1.0)]
+            noise = float(np.std(near))
+        noises.append(noise / math.sqrt(2))
+    return float(np.median(noises)) if noises else None
+
+
+def _few(n: int, wanted: int) -> tuple[str, ...]:
+    return () if n >= wanted else ("FEW",)
+
+
+def build_bias(exposures: Sequence[Exposure], pixels: Pixels) -> Built | None:
+    """Mean of the bias frames, clipped; None when no frame is left."""
+    left_out: list[LeftOut] = []
+    frames = _refuse_outliers(_read(exposures, pixels, left_out), left_out, slack_adu=20.0, word="BIAS_LEVEL")
+    if not frames:
+        return None
+    noise = read_noise_adu([frame.data for frame in frames])
+    with_noise = [_Frame(f.exposure, f.data, f.mask, f.level, noise or 0.0) for f in frames]
+    plane = _combine(with_noise)
+    return Built(plane, tuple(f.exposure for f in frames), tuple(left_out), float(np.median(plane.data)), noise, _few(len(frames), 5))
+
+
+def build_dark(exposures: Sequence[Exposure], pixels: Pixels, bias: Plane | None) -> Built | None:
+    """Mean of the dark frames of one exposure time above `bias` (without one they keep it), each frame's own offset removed.
+
+    Residual light and warming shift a whole dark by some counts; the offset from the group's median is taken out of each frame
+    and noted, so that the clip sees pixels, not frames.
+    """
+    left_out: list[LeftOut] = []
+    read = _read(exposures, pixels, left_out)
+    noise = read_noise_adu([frame.data - np.float32(frame.level) for frame in read])
+    if bias is not None:
+        read = [_above(frame, bias) for frame in read]
+    frames = _refuse_outliers(read, left_out, slack_adu=30.0, word="LIT_DARK")
+    if not frames:
+        return None
+    level = float(np.median([frame.level for frame in frames]))
+    offsets = [frame.level - level for frame in frames]
+    shifted = [_Frame(f.exposure, f.data - np.float32(o), f.mask, f.level - o, noise or 0.0) for f, o in zip(frames, offsets, strict=True)]
+    plane = _combine(shifted)
+    hot = plane.data - np.float32(np.median(plane.data)) > max(50 * mad_std(plane.data), 20 * (noise or 0.0), 100.0)
+    plane.mask[hot] |= np.uint8(BAD)
+    flags = list(_few(len(frames), 3))
+    by_time = [o for _, o in sorted((f.exposure.start_ns or 0, o) for f, o in zip(frames, offsets, strict=True))]
+    if len(by_time) >= 3 and abs(by_time[-1] - by_time[0]) > 1.0 and (by_time in (sorted(by_time), sorted(by_time, reverse=True))):
+        flags.append("DRIFT")
+    notes = tuple(
+        f"raw {f.exposure.raw_id[:12]}: own offset {o:+.1f} adu removed" for f, o in zip(frames, offsets, strict=True) if abs(o) >= 0.5
+    )
+    return Built(plane, tuple(f.exposure for f in frames), tuple(left_out), level, noise, tuple(flags), notes)
+
+
+def _above(frame: _Frame, below: Plane, scale: float = 1.0) -> _Frame:
+    data = frame.data - np.float32(scale) * below.data
+    mask = frame.mask | (below.mask & np.uint8(NO_DATA))
+    return _Frame(frame.exposure, data, mask, float(np.median(data)))
+
+
+def build_flat(
+    exposures: Sequence[Exposure],
+    pixels: Pixels,
+    below: Callable[[Exposure], tuple[Plane | None, Plane | None, float]],
+    read_noise: float,
+) -> Built | None:
+    """Mean of the flats, each above bias and dark and divided by its own level, normed to a mean of 1 over unmasked pixels.
+
+    `below` gives (bias, dark, dark scale) for a flat. Sky flats are taken at very different levels: they are brought to one
+    level BEFORE clipping, otherwise the brightest frame would be clipped away as a whole.
+    """
+    left_out: list[LeftOut] = []
+    frames: list[_Frame] = []
+    flags: set[str] = set()
+    for raw in _read(exposures, pixels, left_out):
+        rules, saturation = raw.exposure.camera.settings, raw.exposure.saturation_adu
+        refused = _flat_level(raw, rules.flat_low, rules.flat_high, saturation)
+        if refused:
+            left_out.append(LeftOut(raw.exposure, refused, "Take flats between 0.1 and 0.75 of saturation"))
+            continue
+        if math.isfinite(saturation) and not 0.1 <= raw.level / saturation <= 0.75:
+            flags.add("LEVEL")
+        bias, dark, scale = below(raw.exposure)
+        frame = raw if bias is None else _above(raw, bias)
+        frame = frame if dark is None else _above(frame, dark, scale)
+        gain = raw.exposure.gain_e_per_adu or 1.0
+        if frame.level <= 0:
+            left_out.append(LeftOut(raw.exposure, f"FLAT_LEVEL: {frame.level:.0f} adu above the bias", "Take it again, brighter"))
+            continue
+        relative = math.sqrt(frame.level / gain + read_noise**2) / frame.level
+        frames.append(_Frame(raw.exposure, frame.data / np.float32(frame.level), frame.mask, frame.level, relative))
+    if not frames:
+        return None if not left_out else Built(_nothing(), (), tuple(left_out), 0.0, None, ())
+    plane = _combine(frames)
+    invalid = _invalid(plane) | (plane.mask != 0)
+    norm = float(np.mean(plane.data[~invalid], dtype=np.float64))
+    data, sigma = plane.data / np.float32(norm), plane.sigma / np.float32(norm)
+    # A pixel's noise follows its own light: dim corners are known less well.
+    sigma = sigma * np.sqrt(np.clip(data, 0.05, None))
+    data[invalid], sigma[invalid] = 1.0, 0.0
+    mask = np.where(invalid, plane.mask | FLAT_INVALID, plane.mask).astype(np.uint8)
+    level = float(np.median([frame.level for frame in frames]))
+    return Built(
+        Plane(data, sigma.astype(np.float32), mask),
+        tuple(f.exposure for f in frames),
+        tuple(left_out),
+        level,
+        None,
+        (*_few(len(frames), 3), *sorted(flags)),
+        (f"norm: mean of {int((~invalid).sum())} unmasked pixels",),
+    )
+
+
+def _nothing() -> Plane:
+    return Plane(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty((0, 0), np.uint8))
+
+
+def _flat_level(frame: _Frame, low: float, high: float, saturation: float) -> str:
+    full = float(np.count_nonzero(frame.mask & SATURATED)) / frame.mask.size
+    if full > 0.02:
+        return f"FLAT_SATURATED: {100 * full:.1f} % of its pixels are saturated"
+    if math.isfinite(saturation) and not low <= frame.level / saturation <= high:
+        return f"FLAT_LEVEL: its median is {frame.level / saturation:.2f} of saturation, outside {low:g} to {high:g}"
+    return ""
+
+
+def _invalid(plane: Plane) -> NDArray[np.bool_]:
+    """Below a fifth of the whole, or under half or over one and a half of the neighbourhood: dead, dust-blind or hot."""
+    data = plane.data
+    middle = float(np.median(data))
+    size = 32
+    ny, nx = (max(1, n // size) for n in data.shape)
+    if data.shape[0] < 2 * size or data.shape[1] < 2 * size:
+        local = np.full(data.shape, middle, np.float32)
+    else:
+        whole = data[: ny * size, : nx * size].reshape(ny, size, nx, size)
+        blocks = np.median(whole, axis=(1, 3))
+        local = np.pad(
+            np.kron(blocks, np.ones((size, size), np.float32)), ((0, data.shape[0] - ny * size), (0, data.shape[1] - nx * size)), "edge"
+        )
+    # Blocks in full shadow have no valid neighbourhood: only the whole frame's level counts there.
+    ratio = data / np.where(local > 0.2 * middle, local, middle)
+    return np.asarray(~np.isfinite(data) | (data < 0.2 * middle) | (ratio < 0.5) | (ratio > 1.5))
