@@ -27,6 +27,7 @@ __all__ = [
     "PauseNight",
     "PrepareNight",
     "QueryIndex",
+    "ReleaseManual",
     "RenewLease",
     "RequestGo",
     "ResumeNight",
@@ -34,6 +35,7 @@ __all__ = [
     "Shutdown",
     "Status",
     "SubmitNotice",
+    "TakeManual",
     "TestAlarm",
     "commands_of",
 ]
@@ -131,6 +133,25 @@ class Abort(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
     module: ClassVar[str] = "telescope"
     kind: ClassVar[CommandClass] = CommandClass.IDEMPOTENT
     urgent: ClassVar[bool] = True
+
+
+class TakeManual(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A human works at the telescope: nothing moves until `release_manual`."""
+
+    verb: ClassVar[str] = "take_manual"
+    module: ClassVar[str] = "telescope"
+    kind: ClassVar[CommandClass] = CommandClass.IDEMPOTENT
+    urgent: ClassVar[bool] = True
+    reason: str = "a human is on site"
+
+
+class ReleaseManual(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The human has left the telescope; the night goes back to day."""
+
+    verb: ClassVar[str] = "release_manual"
+    module: ClassVar[str] = "telescope"
+    kind: ClassVar[CommandClass] = CommandClass.IDEMPOTENT
+    reason: str = "released by operator"
 
 
 class ShowPlan(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -247,6 +268,8 @@ COMMANDS: tuple[type[Command], ...] = (
     PauseNight,
     ResumeNight,
     Abort,
+    TakeManual,
+    ReleaseManual,
     ShowPlan,
     ListTasks,
     CloseDome,
