@@ -65,8 +65,8 @@ class FusedLedger(Ledger):
     def verified(self, frame: FrameRef) -> None:
         self.fuse.step("verified", lambda: super(FusedLedger, self).verified(frame))
 
-    def store(self, night: str, batch_id: str, frames: tuple[FrameRef, ...]) -> None:
-        self.fuse.step("store", lambda: super(FusedLedger, self).store(night, batch_id, frames))
+    def store(self, night: str, batch_id: str, frames: tuple[FrameRef, ...], *, also: Any = None) -> None:
+        self.fuse.step("store", lambda: super(FusedLedger, self).store(night, batch_id, frames, also=also))
 
 
 def events(begin: Begin) -> list[str]:

@@ -38,6 +38,10 @@ CREATE TABLE IF NOT EXISTS frames (
     night TEXT NOT NULL,
     batch_id TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('intended', 'verified', 'stored', 'quarantined')),
+    frame_type TEXT NOT NULL,
+    filter TEXT,
+    exposure_s REAL NOT NULL,
+    target_id TEXT,
     frame BLOB NOT NULL,
     reason TEXT NOT NULL DEFAULT ''
 );
@@ -83,10 +87,21 @@ class Ledger:
         self._transaction = transaction
 
     def intend(self, intent: Intent) -> None:
+        frame = intent.frame
         with self._transaction() as turn:
             turn.execute(
-                "INSERT INTO frames (frame_id, night, batch_id, state, frame) VALUES (?, ?, ?, 'intended', ?)",
-                (intent.frame.frame_id, intent.night, intent.batch_id, msgspec.json.encode(intent.frame)),
+                "INSERT INTO frames (frame_id, night, batch_id, state, frame_type, filter, exposure_s, target_id, frame)"
+                " VALUES (?, ?, ?, 'intended', ?, ?, ?, ?, ?)",
+                (
+                    frame.frame_id,
+                    intent.night,
+                    intent.batch_id,
+                    frame.frame_type.value,
+                    frame.filter,
+                    frame.exposure_s,
+                    frame.target_id,
+                    msgspec.json.encode(frame),
+                ),
             )
 
     def verified(self, frame: FrameRef) -> None:
@@ -97,8 +112,11 @@ class Ledger:
                 (msgspec.json.encode(frame), frame.frame_id),
             )
 
-    def store(self, night: str, batch_id: str, frames: tuple[FrameRef, ...]) -> None:
-        """Rows `stored` and the event frames.stored, together. Frames that are stored already are left out."""
+    def store(self, night: str, batch_id: str, frames: tuple[FrameRef, ...], *, also: tuple[Event, str] | None = None) -> None:
+        """Rows `stored` and the event frames.stored, together; `also` is one more event that this makes true.
+
+        Frames that are stored already are left out; without any left nothing is said.
+        """
         with self._transaction() as turn:
             stored = {str(row[0]) for row in turn.query("SELECT frame_id FROM frames WHERE batch_id = ? AND state = 'stored'", (batch_id,))}
             fresh = tuple(frame for frame in frames if frame.frame_id not in stored)
@@ -108,6 +126,8 @@ class Ledger:
                 )
             if fresh:
                 turn.publish(FramesStored(night=night, batch_id=batch_id, frames=fresh), f"{night}/{batch_id}")
+                if also is not None:
+                    turn.publish(*also)
 
     def quarantine(self, frame: FrameRef, reason: str) -> None:
         """The frame is given up, and a human is told."""
@@ -197,10 +217,10 @@ class Custody:
         frame = self._verify(intent.frame, temporary)
         return self._place(frame, temporary)
 
-    def announce(self, night: str, batch_id: str, frames: tuple[FrameRef, ...]) -> None:
-        """Store the rows and publish the event for frames that `take` has placed."""
+    def announce(self, night: str, batch_id: str, frames: tuple[FrameRef, ...], *, also: tuple[Event, str] | None = None) -> None:
+        """Store the rows and publish the events for frames that `take` has placed."""
         if frames:
-            self.ledger.store(night, batch_id, frames)
+            self.ledger.store(night, batch_id, frames, also=also)
 
     def _verify(self, frame: FrameRef, temporary: Path) -> FrameRef:
         problem = verify_fits(temporary)

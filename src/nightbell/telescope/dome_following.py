@@ -1,0 +1,170 @@
+"""Which dome azimuth covers an exposure from its start to its end, and what is lost when it does not.
+
+The vectors: origin in the dome's centre of curvature, x East, y North, z Up; L latitude (90 for alt-az), h hour angle, west
+positive, d declination, s = +1 pier east (normal), -1 pier west:
+
+    u = (-cos d sin h, sin d cos L - cos d cos h sin L, sin d sin L + cos d cos h cos L)    optical axis
+    e = (cos h, -sin h sin L, sin h cos L);  g = u x e;  O = M + s (r e + q g)              second axis; foot of the beam
+    P = O + k u on the sphere;  azimuth = atan2(P_E, P_N)
+
+No branch for hemisphere or pole: L is signed, h is about the north celestial pole in both, e holds no d.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightbell.contracts.errors import Refused
+from nightbell.devices.protocols import AlignmentMode, PierSide
+from nightbell.telescope.settings import DomeSettings
+from nightbell.telescope.sky_view import Place
+
+__all__ = ["Coverage", "DomeModel"]
+
+Vector = NDArray[np.float64]
+N_RIM, N_RINGS, N_PER_RING = 32, 8, 32
+ZENITH_SHARE = 0.02
+"""Nearer to the zenith axis than this share of the radius, the azimuth of the beam means nothing."""
+MARGIN_M = 0.02
+N_BISECTIONS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What the slit does to a beam, the worse of both ends of an exposure."""
+
+    covered: bool
+    vignetted: float
+    """Fraction of light lost, 0 to 1."""
+
+
+class DomeModel:
+    """The dome of one telescope."""
+
+    def __init__(self, settings: DomeSettings, *, latitude_deg: float, alignment: AlignmentMode) -> None:
+        self.settings = settings
+        self.alignment = alignment
+        self._latitude = math.pi / 2 if alignment is AlignmentMode.ALT_AZ else math.radians(latitude_deg)
+        self._mount = np.array([settings.mount_east_m, settings.mount_north_m, settings.mount_up_m])
+        rim = np.linspace(0, 2 * math.pi, N_RIM, endpoint=False)
+        self._rim = np.stack([np.cos(rim), np.sin(rim)], axis=1) * settings.aperture_m / 2
+        # Rings of equal area, for the light that is lost.
+        radii = np.sqrt((np.arange(N_RINGS) + 0.5) / N_RINGS) * settings.aperture_m / 2
+        turns = np.linspace(0, 2 * math.pi, N_PER_RING, endpoint=False)
+        self._area = (radii[:, None, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)[None]).reshape(-1, 2)
+
+    def side(self, place: Place, side: PierSide) -> float:
+        """+1 or -1; an unknown side goes by the hour angle as a German mount points by itself."""
+        if self.alignment is not AlignmentMode.GERMAN:
+            return 1.0
+        if side is PierSide.UNKNOWN:
+            return 1.0 if place.hour_angle_h >= 0 else -1.0
+        return 1.0 if side is PierSide.EAST else -1.0
+
+    def _beam(self, place: Place, s: float) -> tuple[Vector, Vector, Vector, Vector]:
+        """(O, u, e, g)."""
+        if self.alignment is AlignmentMode.ALT_AZ:
+            h, d = math.radians(place.azimuth_deg - 180), math.radians(place.altitude_deg)
+        else:
+            h, d = math.radians(place.hour_angle_h * 15), math.radians(place.declination_deg)
+        sin_l, cos_l = math.sin(self._latitude), math.cos(self._latitude)
+        u = np.array(
+            [
+                -math.cos(d) * math.sin(h),
+                math.sin(d) * cos_l - math.cos(d) * math.cos(h) * sin_l,
+                math.sin(d) * sin_l + math.cos(d) * math.cos(h) * cos_l,
+            ]
+        )
+        e = np.array([math.cos(h), -math.sin(h) * sin_l, math.sin(h) * cos_l])
+        g = np.cross(u, e)
+        foot = self._mount + s * (self.settings.axis_offset_m * e + self.settings.piggyback_offset_m * g)
+        return foot, u, e, g
+
+    def _pierce(self, foot: Vector, u: Vector) -> Vector:
+        """Where rays from `foot` (n, 3) along u meet the sphere."""
+        b = foot @ u
+        inside = b * b - np.sum(foot * foot, axis=-1) + self.settings.radius_m**2
+        if np.any(inside <= 0):
+            raise Refused("the beam starts outside the dome", where="dome", remedy="Correct the geometry in modules/telescope.toml: dome")
+        points: Vector = foot + (np.sqrt(inside) - b)[..., None] * u
+        return points
+
+    def pierce(self, place: Place, side: PierSide) -> Vector:
+        """Where the optical axis meets the dome."""
+        foot, u, _, _ = self._beam(place, self.side(place, side))
+        point: Vector = self._pierce(foot[None], u)[0]
+        return point
+
+    def _points(self, place: Place, s: float, aperture: Vector) -> Vector:
+        foot, u, e, g = self._beam(place, s)
+        return self._pierce(foot + aperture @ np.stack([e, g]), u)
+
+    def _clear(self, points: Vector, azimuth_deg: float, margin_m: float) -> NDArray[np.bool_]:
+        a, own = math.radians(azimuth_deg), self.settings
+        forward, across = np.array([math.sin(a), math.cos(a), 0.0]), np.array([math.cos(a), -math.sin(a), 0.0])
+        psi = np.degrees(np.arctan2(points[:, 2], points @ forward))
+        beside = np.abs(points @ across) <= own.slit_width_m / 2 - margin_m
+        clear: NDArray[np.bool_] = beside & (psi >= own.slit_low_deg) & (psi <= 180 - own.slit_back_deg)
+        return clear
+
+    @property
+    def margin_m(self) -> float:
+        return self.settings.radius_m * math.radians(self.settings.tolerance_deg) + MARGIN_M
+
+    def coverage(self, start: Place, end: Place, side: PierSide, azimuth_deg: float | None) -> Coverage:
+        """At a dome azimuth as read back; an unknown azimuth covers nothing."""
+        if azimuth_deg is None:
+            return Coverage(covered=False, vignetted=1.0)
+        s = self.side(start, side)
+        lost, covered = 0.0, True
+        for place in (start, end):
+            clear = self._clear(self._points(place, s, self._area), azimuth_deg, 0.0)
+            lost = max(lost, 1.0 - float(np.count_nonzero(clear)) / clear.size)
+            covered = covered and bool(self._clear(self._points(place, s, self._rim), azimuth_deg, 0.0).all())
+        return Coverage(covered=covered, vignetted=lost)
+
+    def azimuth_for(self, start: Place, end: Place, side: PierSide) -> float:
+        """Middle of the azimuths that cover start and end; that of the start alone when none covers both.
+
+        Raises `Refused` when the beam meets the wall below the dome's equator.
+        """
+        s = self.side(start, side)
+        points = self._points(start, s, np.zeros((1, 2)))[0]
+        if points[2] < 0:
+            raise Refused(
+                f"at altitude {start.altitude_deg:.1f} deg the beam meets the wall", where="dome", remedy="Choose a higher target"
+            )
+        begin = self._interval(start, s)
+        finish = self._interval(end, s)
+        if begin is None:
+            return math.degrees(math.atan2(points[0], points[1])) % 360
+        low, high = begin
+        if finish is not None:
+            shift = round((sum(begin) - sum(finish)) / 720) * 360
+            both = max(low, finish[0] + shift), min(high, finish[1] + shift)
+            if both[0] <= both[1]:
+                low, high = both
+        return (low + high) / 2 % 360
+
+    def _interval(self, place: Place, s: float) -> tuple[float, float] | None:
+        """Azimuths around the beam's own that cover its rim with the margin, by bisection outwards; may leave 0..360."""
+        points = self._points(place, s, self._rim)
+        centre = self._points(place, s, np.zeros((1, 2)))[0]
+        axis_deg = math.degrees(math.atan2(centre[0], centre[1]))
+        if not self._clear(points, axis_deg, self.margin_m).all():
+            return None
+        edges = []
+        for sign in (-1.0, 1.0):
+            inside, outside = 0.0, 180.0
+            for _ in range(N_BISECTIONS):
+                middle = (inside + outside) / 2
+                if self._clear(points, axis_deg + sign * middle, self.margin_m).all():
+                    inside = middle
+                else:
+                    outside = middle
+            edges.append(axis_deg + sign * inside)
+        return edges[0], edges[1]
