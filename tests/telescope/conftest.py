@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -139,18 +140,20 @@ class SqlTurn:
 
 @pytest.fixture
 def transaction(tmp_path: Path) -> Iterator[Callable[[], AbstractContextManager[SqlTurn]]]:
-    connection = sqlite3.connect(tmp_path / "module.db", isolation_level=None)
+    connection = sqlite3.connect(tmp_path / "module.db", isolation_level=None, check_same_thread=False)
+    lock = threading.RLock()
     connection.executescript(SCHEMA + "CREATE TABLE outbox (type TEXT, subject TEXT);")
 
     @contextmanager
     def begin() -> Iterator[SqlTurn]:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield SqlTurn(connection)
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+        with lock:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield SqlTurn(connection)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
 
     yield begin
     connection.close()
