@@ -55,7 +55,7 @@ def test_the_beam_pierces_the_dome_where_an_independent_construction_says(shared
 def test_a_dome_sent_where_the_model_says_covers_two_minutes(ra: float, dec: float, side: PierSide) -> None:
     sky = SkyView(SITE)
     start, end = sky.place(ra, dec, STARTED_NS), sky.place(ra, dec, STARTED_NS + 120_000_000_000)
-    if not min(start.altitude_deg, end.altitude_deg) > 30 or max(start.altitude_deg, end.altitude_deg) > 65:
+    if not min(start.altitude_deg, end.altitude_deg) > 40 or max(start.altitude_deg, end.altitude_deg) > 65:
         return
     model = DomeModel(OWN, latitude_deg=SITE.latitude_deg, alignment=AlignmentMode.GERMAN)
     azimuth_deg = model.azimuth_for(start, end, side)

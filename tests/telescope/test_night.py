@@ -47,7 +47,7 @@ SETTINGS = TelescopeSettings(
     dome=DomeSettings(slit_back_deg=70, shutter_travel_s=20),
     calibration=CalibrationSettings(n_biases=3, n_darks=2, n_flats=3),
     lights=LightSettings(exposure_s=60, n_exposures=2, filters=("g", "r")),
-    night=NightSettings(end_when_done=True),
+    night=NightSettings(end_when_done=True, altitude_min_deg=20, idle_limit_s=7200),
 )
 
 
@@ -169,6 +169,7 @@ class Night:
             read_dome=self.activities.first_dome_reading,
             stop_all=self.activities.stop_all,
             tick=self.tick,
+            deadlines_s={NightState.IDLE_OPEN: SETTINGS.night.idle_limit_s},
         )
         self.ended = asyncio.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -231,7 +232,7 @@ def stored(begin: Begin) -> dict[tuple[str, str | None], int]:
 
 
 def test_a_night_by_the_sun_takes_biases_darks_flats_and_lights_and_closes(make_night: Callable[..., Night], transaction: Begin) -> None:
-    with make_night(start_utc="2027-04-12T21:50:00Z", rate=1500.0) as night:
+    with make_night(start_utc="2027-04-12T21:50:00Z", rate=700.0) as night:
         night.office.plan = PLAN
         night.office.wait_for(NightState.CLOSED)
         night.office.wait_for(NightState.DAY)

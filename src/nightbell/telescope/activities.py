@@ -145,6 +145,7 @@ class Activities:
         self.last_frame = ""
         self.bias_level_adu = settings.calibration.bias_level_adu
         self.failures: dict[str, int] = {}
+        self._failures_of = ""
         self.throughput: dict[str, float] = {}
         self._writing: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(QUEUE)
@@ -369,8 +370,16 @@ class Activities:
             ended_here = record.night == self.sky.night_label(now_ns) and record.trigger == Trigger.MARSHAL_PASSED.value
             if night.trigger == "clock" and not rising and altitude_deg < night.prepare_sun_deg and not ended_here:
                 return Ending(Trigger.PREPARE, f"the Sun is at {altitude_deg:.1f} deg and falling")
+            if night.trigger == "clock" and ended_here and altitude_deg < night.dark_sun_deg and await self._is_wanted_again(record.night):
+                return Ending(Trigger.PREPARE, "there are targets again, and night is left")
             self.note = f"day; the Sun is at {altitude_deg:.1f} deg"
             await self.pause(20.0)
+
+    async def _is_wanted_again(self, night: str) -> bool:
+        """The night had ended by itself, early; an alert has come since."""
+        if self.office.is_wanted("hold") or not await self._open_items(night):
+            return False
+        return await self.night_left_s() > self.settings.night.least_night_left_s
 
     async def prepare(self, record: NightRecord) -> Ending:
         self.note = "connecting"
@@ -378,7 +387,9 @@ class Activities:
         problem = await self._is_all_closed()
         if problem:
             return Ending(Trigger.NOT_CLOSED, problem)
-        self.failures.clear()
+        if record.night != self._failures_of:
+            self.failures.clear()
+            self._failures_of = record.night
         await asyncio.to_thread(self.office.plan_again, "the night is prepared")
         self.note = "cooling"
         await self.instruments.camera.cool()
@@ -725,39 +736,50 @@ class Activities:
         return counts.of(FrameType.LIGHT) > 0
 
     async def observe(self, record: NightRecord) -> Ending:
-        asked_again_for: set[str] = set()
         while True:
             ending = await self._end_of_night(record)
             if ending is not None:
                 return ending
             if self.office.is_wanted("hold"):
                 return Ending(Trigger.NO_TARGET, "held until resume_night")
-            now_ns = self.clock.now_ns()
             items = await self._open_items(record.night)
             if not items:
                 return Ending(Trigger.NO_TARGET, "the plan has no more items")
-            item = items[0]
-            starts_in_s = (parse_utc(item.start_utc) - now_ns) / 1e9
-            if starts_in_s > self.settings.night.idle_limit_s:
-                return Ending(Trigger.NO_TARGET, f"{item.name} begins only at {item.start_utc}")
-            if starts_in_s > self.settings.lights.slew_s:
-                self.note = f"{item.name} in {item.filter} begins at {item.start_utc}"
-                await self.pause(min(starts_in_s - self.settings.lights.slew_s, 20.0))
+            item, refused = await self._choose(items)
+            for other, why_not in refused:
+                if self.clock.now_ns() > parse_utc(other.end_utc):
+                    await self._fail(other, record.night, why_not)
+            if item is not None:
+                await self._observe_one(item, record.night)
+                late_s = (self.clock.now_ns() - parse_utc(item.end_utc)) / 1e9
+                if late_s > WIDEST_LATENESS_S:
+                    await asyncio.to_thread(self.office.plan_again, f"{late_s:.0f} s behind the plan")
                 continue
-            why_not = await asyncio.to_thread(self._why_not, item, now_ns)
-            if why_not:
-                self.note = f"{item.name}: {why_not}"
-                if item.item_id in asked_again_for:
-                    await self._fail(item, record.night, why_not)
-                else:
-                    asked_again_for.add(item.item_id)
-                await asyncio.to_thread(self.office.plan_again, f"{item.name} in {item.filter} no longer fits: {why_not}")
-                await self.pause(5.0)
-                continue
-            await self._observe_one(item, record.night)
-            late_s = (self.clock.now_ns() - parse_utc(item.end_utc)) / 1e9
-            if late_s > WIDEST_LATENESS_S:
-                await asyncio.to_thread(self.office.plan_again, f"{late_s:.0f} s behind the plan")
+            if refused:
+                self.note = f"{refused[0][0].name}: {refused[0][1]}"
+            else:
+                starts_in_s = (parse_utc(items[0].start_utc) - self.clock.now_ns()) / 1e9
+                if starts_in_s > self.settings.night.idle_limit_s:
+                    return Ending(Trigger.NO_TARGET, f"{items[0].name} begins only at {items[0].start_utc}")
+                self.note = f"{items[0].name} in {items[0].filter} begins at {items[0].start_utc}"
+            await self.pause(10.0)
+
+    async def _choose(self, items: tuple[PlanItem, ...]) -> tuple[PlanItem | None, list[tuple[PlanItem, str]]]:
+        """The first item whose time has come and that can be observed now; and those before it that cannot, with why."""
+
+        def look() -> tuple[PlanItem | None, list[tuple[PlanItem, str]]]:
+            now_ns = self.clock.now_ns()
+            refused: list[tuple[PlanItem, str]] = []
+            for item in items:
+                if (parse_utc(item.start_utc) - now_ns) / 1e9 > self.settings.lights.slew_s:
+                    continue
+                why_not = self._why_not(item, now_ns)
+                if not why_not:
+                    return item, refused
+                refused.append((item, why_not))
+            return None, refused
+
+        return await asyncio.to_thread(look)
 
     async def _fail(self, item: PlanItem, night: str, reason: str) -> None:
         self.failures[item.target_id] = self.failures.get(item.target_id, 0) + 1
@@ -832,11 +854,9 @@ class Activities:
             if self.office.is_wanted("hold"):
                 self.note = "held until resume_night"
             else:
-                now_ns = self.clock.now_ns()
-                for item in await self._open_items(record.night):
-                    starts_in_s = (parse_utc(item.start_utc) - now_ns) / 1e9
-                    if starts_in_s < self.settings.lights.slew_s and not await asyncio.to_thread(self._why_not, item, now_ns):
-                        return Ending(Trigger.TARGET, f"{item.name} in {item.filter} can be observed")
+                item, _ = await self._choose(await self._open_items(record.night))
+                if item is not None:
+                    return Ending(Trigger.TARGET, f"{item.name} in {item.filter} can be observed")
                 self.note = "open, waiting for targets"
             await self.instruments.pointing.read_back(exposure_s=0.0)
             await self.pause(10.0)
