@@ -240,8 +240,8 @@ class AlpacaServer:
                 value = self._call(request.verb, view, name, member, fields, faults)
         except AlpacaError as error:
             number, words = error.number, error.words
-        except _DropError:
-            return Reply(cut=0)
+        except _BrokenError as error:
+            return error.reply
         reply = self._pack(request, transaction, value, number, words)
         if any(fault.kind == "half_answer" for fault in faults):
             return Reply(reply.status, reply.content_type, reply.body, cut=len(reply.as_bytes()) // 2)
@@ -279,8 +279,6 @@ class AlpacaServer:
         for fault in faults:
             if fault.kind == "error":
                 raise AlpacaError(int(fault.value or 0x500), "a fault was injected")
-            if fault.kind == "power_off":
-                raise _DropError
         if not view.connected and not member.unconnected:
             raise AlpacaError(NOT_CONNECTED, f"{view.name} is not connected")
         if verb == "PUT":
@@ -306,8 +304,9 @@ class AlpacaServer:
         t_s = self._world.time.now_s()
         for name in view.state:
             faults = self._faults.of(view.kind, name.lower(), t_s)
-            if (await self._broken(faults)) is not None:
-                raise _DropError
+            broken = await self._broken(faults)
+            if broken is not None:
+                raise _BrokenError(broken)
             try:
                 rows.append({"Name": name, "Value": self._call("GET", view, name.lower(), view.members[name.lower()], {}, faults)})
             except AlpacaError:
@@ -354,5 +353,9 @@ class AlpacaServer:
         return Reply(body=msgspec.json.encode(table))
 
 
-class _DropError(Exception):
-    """The connection is cut instead of an answer."""
+class _BrokenError(Exception):
+    """The link is broken instead of an answer."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__()
+        self.reply = reply

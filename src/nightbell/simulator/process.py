@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +33,7 @@ from nightbell.simulator.side_channel import SideChannel
 from nightbell.simulator.sky import read_galaxies
 from nightbell.simulator.world import World
 
-__all__ = ["TOKEN_FILE", "Running", "run", "simulate"]
+__all__ = ["TOKEN_FILE", "Running", "SimulatedObservatory", "in_thread", "run", "simulate"]
 
 TOKEN_FILE = "side-channel.token"  # noqa: S105 - the name of the file, not what is in it
 TICK_S = 0.05
@@ -93,6 +96,69 @@ async def simulate(settings: SimulatorSettings, site: Site, *, galaxies: tuple[G
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+
+
+class SimulatedObservatory:
+    """A running world seen from another thread: what tests and notebooks hold."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self.port, self.token = port, token
+
+    def _ask(self, verb: str, name: str, wish: object = None) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            body = None if wish is None else json.dumps(wish).encode()
+            connection.request(verb, f"/sim/{name}", body, {"X-Token": self.token, "Content-Type": "application/json"})
+            answer = connection.getresponse()
+            value = json.loads(answer.read())
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise Failed(str(value.get("what", value)), where=f"/sim/{name}", remedy=str(value.get("remedy", "")))
+        return value
+
+    def truth(self) -> dict[str, Any]:
+        """What truly happened."""
+        return dict(self._ask("GET", "truth"))
+
+    def clock(self) -> dict[str, Any]:
+        """{t0_ns, m0_ns, rate}."""
+        return dict(self._ask("GET", "clock"))
+
+    def post(self, name: str, **wish: object) -> dict[str, Any]:
+        """A side channel: fault, transient, weather, rate, jump, references."""
+        return dict(self._ask("POST", name, wish))
+
+
+@contextlib.contextmanager
+def in_thread(settings: SimulatorSettings, site: Site, *, galaxies: tuple[GalaxySettings, ...] = ()) -> Iterator[SimulatedObservatory]:
+    """A world in a thread of this process, for tests and notebooks; give port 0 for a free one."""
+    started: Future[SimulatedObservatory] = Future()
+    ending: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def main() -> None:
+        end = asyncio.Event()
+        ending.set_result((asyncio.get_running_loop(), end))
+        async with simulate(settings, site, galaxies=galaxies) as running:
+            started.set_result(SimulatedObservatory(running.port, running.token))
+            await end.wait()
+
+    def work() -> None:
+        try:
+            asyncio.run(main())
+        except Exception as error:  # noqa: BLE001 - whoever waits for the start must hear of it
+            if not started.done():
+                started.set_exception(error)
+
+    thread = threading.Thread(target=work, name="simulator", daemon=True)
+    thread.start()
+    try:
+        yield started.result(timeout=30)
+    finally:
+        loop, end = ending.result(timeout=5)
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            loop.call_soon_threadsafe(end.set)
+        thread.join(timeout=10)
 
 
 def _warm_up(settings: SimulatorSettings) -> None:

@@ -114,7 +114,7 @@ class SimulatorSettings:
     """The simulated world: one process with its own physics and clock, served over Alpaca on loopback."""
 
     port: int = setting(11111, low=0, high=65535, doc="TCP port on 127.0.0.1; 0: a free one, told in the READY line")
-    start_utc: str = setting("2027-04-12T21:30:00Z", unit="UTC", doc="Time of the world when the process starts")
+    start_utc: str = setting("2027-04-12T21:57:00Z", unit="UTC", doc="Time of the world when the process starts")
     rate: float = setting(60.0, low=0.01, high=120, doc="Seconds of the world per real second")
     seed: int = setting(20270412, low=0, high=2**63 - 1, doc="Seed of everything random")
     token: str = setting(
