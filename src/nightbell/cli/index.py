@@ -1,0 +1,68 @@
+"""`nightbell index`: what is known of raw frames and what was made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nightbell.cli.output import answer, json_option, reports_errors, table
+
+
+@click.group()
+def index() -> None:
+    """The calibration index: frames, what became of them, and what was doubtful."""
+
+
+@index.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--night", default=None, help="Only this night, as 2027-04-12.")
+@click.option(
+    "--status", type=click.Choice(("accepted", "done", "blocked", "failed", "refused")), default=None, help="Only frames in this state."
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=200, show_default=True, help="Most rows.")
+@json_option
+@reports_errors
+def query(folder: Path, night: str | None, status: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001
+    """Rows of the index in FOLDER (the --out of `calibrate`), newest first.
+
+    \b
+    Example:
+      nightbell index query calibrated/ --status blocked
+    """
+    from nightbell.calibration.index import CalibrationIndex
+    from nightbell.contracts.errors import Missing
+
+    if not (folder / "index.sqlite").is_file():
+        raise Missing("there is no index", where=str(folder), remedy="Give the folder that `nightbell calibrate --out` wrote")
+    with CalibrationIndex.in_folder(folder) as known:
+        rows = known.query(night=night, status=status, limit=limit)
+    head = ("date_obs_utc", "camera", "kind", "filter", "exposure_s", "status", "detail")
+    answer({"rows": rows}, as_json, lambda: table([["-" if row[key] is None else row[key] for key in head] for row in rows], head))
+
+
+@index.command("mark-bad")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("product_id")
+@click.option("--reason", required=True, help="Why the master must not be used.")
+@json_option
+@reports_errors
+def mark_bad(folder: Path, product_id: str, reason: str, as_json: bool) -> None:  # noqa: FBT001
+    """Take a master out of use; names every product that was made with it.
+
+    \b
+    Example:
+      nightbell index mark-bad calibrated/ 3fd2...e1 --reason "condensation on the window"
+    """
+    from nightbell.calibration.index import CalibrationIndex
+    from nightbell.contracts.errors import BadInput
+
+    with CalibrationIndex.in_folder(folder) as known:
+        if known.product(product_id) is None:
+            raise BadInput("there is no such product", where=product_id, remedy="See `nightbell calibrate --json`: masters")
+        affected = known.mark_bad(product_id, reason)
+    answer(
+        {"product_id": product_id, "affected": affected},
+        as_json,
+        lambda: f"{len(affected)} products were made with it\n" + "\n".join(affected),
+    )
