@@ -63,15 +63,16 @@ class Preprocessor(Module[PreprocessorState]):
     schema = """
         CREATE TABLE IF NOT EXISTS frame_order (
             number INTEGER PRIMARY KEY AUTOINCREMENT, sha256 TEXT NOT NULL UNIQUE, night TEXT NOT NULL, batch_id TEXT NOT NULL,
-            frame_type TEXT NOT NULL, frame BLOB NOT NULL, event_id TEXT, correlation TEXT, state TEXT NOT NULL, missing TEXT NOT NULL DEFAULT ''
+            frame_type TEXT NOT NULL, frame BLOB NOT NULL, event_id TEXT, correlation TEXT,
+            state TEXT NOT NULL, missing TEXT NOT NULL DEFAULT ''
         );
         CREATE INDEX IF NOT EXISTS frame_order_state ON frame_order (state, number);
     """
 
     def start(self) -> None:
         """Load the science libraries (seconds), then begin to work."""
-        from nightbell.calibration.batch import calibrate
-        from nightbell.calibration.cameras import load_cameras
+        from nightbell.calibration.batch import calibrate  # noqa: PLC0415
+        from nightbell.calibration.cameras import load_cameras  # noqa: PLC0415
 
         self._calibrate = calibrate
         root = self.installation.folder
@@ -139,7 +140,7 @@ class Preprocessor(Module[PreprocessorState]):
     @answers(QueryIndex)
     def query_index(self, command: QueryIndex, turn: Turn[PreprocessorState], progress: Progress) -> dict[str, Any]:  # noqa: ARG002
         """Rows of the index."""
-        from nightbell.calibration.index import CalibrationIndex
+        from nightbell.calibration.index import CalibrationIndex  # noqa: PLC0415
 
         if not 1 <= command.limit <= 10_000:
             raise BadInput(f"{command.limit} is outside 1 to 10000", where="limit", remedy="Ask for fewer rows")
@@ -192,7 +193,8 @@ class Preprocessor(Module[PreprocessorState]):
         with self.turn() as turn:
             rows = turn.query(
                 "SELECT sha256, frame, night, batch_id, event_id, correlation, missing FROM frame_order WHERE state = 'ordered'"
-                f" ORDER BY frame_type NOT IN {_MASTER_TYPES}, number"
+                " ORDER BY frame_type NOT IN (?, ?, ?), number",
+                _MASTER_TYPES,
             )
         if not rows:
             return False
@@ -226,7 +228,7 @@ class Preprocessor(Module[PreprocessorState]):
                 )
             except NightbellError as error:
                 # What concerns all frames at once (a full disk, a folder that went away): the orders wait for the next wake.
-                self.log.error("preprocessor.cannot", **error.as_dict())
+                self.log.warning("preprocessor.cannot", **error.as_dict())
                 with self.turn() as turn:
                     turn.raise_alarm("preprocessor.cannot", "warning", str(error))
                     _set_state(turn, orders, "blocked")

@@ -172,7 +172,8 @@ def _fit(source: Array, there: Array) -> Affine:
     design = np.column_stack([source, np.ones(len(source))])
     solution, *_ = np.linalg.lstsq(design, there, rcond=None)
     residual = there - design @ solution
-    return Affine(solution[:2].T.copy(), solution[2].copy(), len(source), float(np.sqrt(np.mean(residual**2)) if len(source) > 3 else 0.0))
+    scatter = float(np.sqrt(np.mean(residual**2))) if len(source) > 3 else 0.0
+    return Affine(np.asarray(solution[:2].T, dtype=float), np.asarray(solution[2], dtype=float), len(source), scatter)
 
 
 def _vote(frame: Stars, reference: Stars, guess: Affine, reach_px: float) -> Affine | None:

@@ -98,14 +98,11 @@ def _basis(sigma: float, *, rich: bool) -> list[Array]:
         s = width * sigma
         gauss = np.exp(-0.5 * (axis / s) ** 2)
         for p in range(degree + 1):
-            for q in range(degree + 1 - p):
-                kernels.append(np.outer(gauss * (axis / s) ** q, gauss * (axis / s) ** p))
-    # The width that is closest to the expected one leads.
-    order = [i for i in range(len(kernels)) if i != 0]
+            kernels.extend(np.outer(gauss * (axis / s) ** q, gauss * (axis / s) ** p) for q in range(degree + 1 - p))
     lead = kernels[0] / kernels[0].sum()
     out = [lead]
-    for i in order:
-        kernel = kernels[i] / np.abs(kernels[i]).sum()
+    for other in kernels[1:]:
+        kernel = other / np.abs(other).sum()
         total = kernel.sum()
         out.append(kernel - total * lead if abs(total) > 1e-9 else kernel)
     return out

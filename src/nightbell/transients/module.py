@@ -54,9 +54,9 @@ class Transients(Module[TransientsState]):
 
     def start(self) -> None:
         """Load the science libraries (seconds), then begin to work."""
-        from nightbell.transients import references, report, search
+        from nightbell.transients import report, search  # noqa: PLC0415
 
-        self._search, self._references, self._report = search, references, report
+        self._search, self._report = search, report
         folder = Path(self.settings.reference_folder)
         self._folder = folder if folder.is_absolute() else self.installation.home / folder
         self._busy = threading.Lock()
@@ -85,7 +85,8 @@ class Transients(Module[TransientsState]):
             if turn.query("SELECT 1 FROM light WHERE product_id = ?", (product.product_id,)):
                 continue
             turn.execute(
-                "INSERT OR IGNORE INTO light (product_id, target_id, night, product, event_id, correlation, came_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO light (product_id, target_id, night, product, event_id, correlation, came_ns)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     product.product_id,
                     product.target_id,
@@ -100,7 +101,7 @@ class Transients(Module[TransientsState]):
         self._wake.set()
 
     @answers(FindTransients)
-    def find(self, command: FindTransients, turn: Turn[TransientsState], progress: Progress) -> dict[str, Any]:
+    def find(self, command: FindTransients, turn: Turn[TransientsState], progress: Progress) -> dict[str, Any]:  # noqa: ARG002
         """Search calibrated frames of this host, grouped by target; the answer is not announced."""
         if not command.paths:
             raise BadInput("no path is given", where="paths", remedy="Give calibrated frames of this host")

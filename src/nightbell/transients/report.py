@@ -46,8 +46,8 @@ def _cut(image: NDArray[np.float32], x: float, y: float) -> NDArray[np.float32]:
 
 
 def _write(path: Path, images: tuple[NDArray[np.float32], ...], candidate: Candidate) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  (heavy, and only for candidates)
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(6.3, 2.4), dpi=100)
     FigureCanvasAgg(figure)
