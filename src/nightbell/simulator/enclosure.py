@@ -16,11 +16,14 @@ from nightbell.simulator.settings import EnclosureSettings
 __all__ = ["vignetted_fraction"]
 
 
+_POINTS = 800
+
+
 @functools.cache
-def _aperture() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Equal-area points of the unit disc (a sunflower of 200)."""
-    n = np.arange(200)
-    radius = np.sqrt((n + 0.5) / 200)
+def _aperture(hole: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Equal-area points of a ring with outer radius 1 and inner radius `hole` (a sunflower)."""
+    n = np.arange(_POINTS)
+    radius = np.sqrt(hole**2 + (1 - hole**2) * (n + 0.5) / _POINTS)
     angle = n * math.pi * (3 - math.sqrt(5))
     return radius * np.cos(angle), radius * np.sin(angle)
 
@@ -39,7 +42,7 @@ def vignetted_fraction(
     side = 1.0 if east else -1.0
     origin = np.array([dome.mount_east_m, dome.mount_north_m, dome.mount_up_m]) + side * dome.axis_offset_m * second
     third = np.cross(axis, second)
-    a, b = _aperture()
+    a, b = _aperture(min(0.99, dome.obstruction_m / dome.aperture_m))
     start = origin + 0.5 * dome.aperture_m * (np.outer(a, second) + np.outer(b, third))
     along = start @ axis
     reach = -along + np.sqrt(along**2 - (start**2).sum(axis=1) + dome.radius_m**2)

@@ -18,7 +18,7 @@ from astropy.io import fits
 from nightbell.contracts.ids import safe_name
 from nightbell.simulator.optics import Glimpse, Seen, celestial_matrix, light_of_field, project
 from nightbell.simulator.settings import CameraSettings, GalaxySettings, SimulatorSettings
-from nightbell.simulator.sky import BANDS, stars_around
+from nightbell.simulator.sky import BANDS, EXTINCTION_MAG, stars_around
 
 __all__ = ["render_references"]
 
@@ -78,10 +78,10 @@ def _write(path: Path, name: str, at: Glimpse, seen: Seen, camera: CameraSetting
     header["FILTER"] = seen.band
     header["BUNIT"] = ("electron", "of the whole exposure, sky subtracted")
     header["EXPTIME"] = (seen.exposure_s, "[s]")
-    header["MAGZERO"] = (zero_point - 2.5 * math.log10(1.0), "[mag] of 1 electron/s above the air")
+    header["MAGZERO"] = (zero_point - EXTINCTION_MAG.get(seen.band, 0.1), "[mag] of 1 electron/s in this image")
     header["SEEING"] = (seen.seeing_arcsec, "[arcsec] FWHM")
     header["SKYLEVEL"] = (sky, "[electron] subtracted sky per pixel")
-    header["SIMULATED"[:8]] = (True, "rendered by the simulator")
+    header["SIMULATE"] = (True, "rendered by the simulator")
     header["RA"], header["DEC"], header["RADESYS"], header["EQUINOX"] = at.ra_deg, at.dec_deg, "ICRS", 2000.0
     header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
     header["CUNIT1"], header["CUNIT2"] = "deg", "deg"

@@ -30,6 +30,7 @@ class EnclosureSettings:
     mount_up_m: float = setting(-0.3, unit="m", low=-10, high=10, doc="Intersection of the mount's axes, above the sphere's centre")
     axis_offset_m: float = setting(0.55, unit="m", low=0, high=10, doc="From there along the second axis to the optical axis")
     aperture_m: float = setting(0.5, unit="m", low=0.01, high=10, doc="Diameter of the telescope")
+    obstruction_m: float = setting(0.15, unit="m", low=0, high=10, doc="Diameter of the central obstruction")
     speed_deg_per_s: float = setting(3.0, unit="deg/s", low=0.1, high=30, doc="Rotation")
     coast_deg: float = setting(0.5, unit="deg", low=0, high=10, doc="How far it rolls on after an abort")
     shutter_travel_s: float = setting(25.0, unit="s", low=1, high=600, doc="From closed to open")
