@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,12 +78,15 @@ class Counts:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Batch:
-    """Frames that are announced together."""
+    """Frames that are announced together; each is on disk as soon as it can be."""
 
-    batch_id: str
     night: str
+    batch_id: str = field(default_factory=new_frame_id)
+    frames: list[FrameRef] = field(default_factory=list)
+    writing: list[asyncio.Task[None]] = field(default_factory=list)
+    keys: list[CountKey] = field(default_factory=list)
 
 
 class Office(Protocol):
@@ -246,6 +249,8 @@ class Activities:
                 await asyncio.sleep(0.3)
             else:
                 await asyncio.to_thread(self.custody.resume)
+                # The exposure of the process that died is nobody's.
+                await self.instruments.camera.abort()
                 if reading is DomeReading.OPEN and not await self._may_stay_open():
                     return DomeReading.OTHER
                 return reading
@@ -285,14 +290,12 @@ class Activities:
             await asyncio.sleep(min(0.25, self.clock.real_s(0.5, floor_s=0.01)))
 
     async def _park_mount(self) -> None:
-        mount = self.instruments.mount
-        deadline_s = mount.default_deadline_s
-        status = await mount.status(deadline_s=deadline_s)
-        if status.at_park:
+        mount, pointing = self.instruments.mount, self.instruments.pointing
+        if (await pointing.mount_status()).at_park:
             return
-        await mount.park(deadline_s=deadline_s)
+        await mount.park(deadline_s=mount.default_deadline_s)
         await wait_until(
-            lambda: mount.status(deadline_s=deadline_s),
+            pointing.mount_status,
             lambda s: s.at_park and not s.slewing,
             what="mount.park",
             deadline_s=self.clock.real_s(180.0, floor_s=10.0),
@@ -470,55 +473,55 @@ class Activities:
         while self._writing:
             await asyncio.wait(set(self._writing))
 
-    def _start_write(
-        self,
-        batch: Batch,
-        frames: list[tuple[Exposed, Purpose, Circumstances]],
-        done: Callable[[tuple[FrameRef, ...]], tuple[Event, str]] | None = None,
-    ) -> None:
-        """Write and announce a batch while the night goes on."""
-        keys = [(p.frame_type, _filter_of(e, p), e.image.exposure_s, p.target_id) for e, p, _ in frames]
-        for key in keys:
-            self._pending[key] = self._pending.get(key, 0) + 1
-        task = asyncio.create_task(self._write(batch, frames, done))
+    async def _add(self, batch: Batch, exposed: Exposed, purpose: Purpose, around: Circumstances) -> None:
+        """Hand a frame to the writer; waits only when the queue is full."""
+        key = (purpose.frame_type, _filter_of(exposed, purpose), exposed.image.exposure_s, purpose.target_id)
+        self._pending[key] = self._pending.get(key, 0) + 1
+        batch.keys.append(key)
+        await self._slots.acquire()
+        batch.writing.append(asyncio.create_task(self._write(batch, exposed, purpose, around)))
+
+    async def _write(self, batch: Batch, exposed: Exposed, purpose: Purpose, around: Circumstances) -> None:
+        def write() -> FrameRef:
+            data = frame_data(
+                exposed, purpose, around, driver=self.instruments.camera, sky=self.sky, site=self.site, stage=self.stage, clock=self.clock
+            )
+            return self.custody.take(data, batch.night, batch.batch_id)
+
+        try:
+            async with self._writer:
+                batch.frames.append(await asyncio.to_thread(write))
+            self.last_frame = batch.frames[-1].path
+        except (NightbellError, OSError) as error:
+            await asyncio.to_thread(self.office.alarm, "telescope.custody", f"a frame could not be stored: {error}", critical=True)
+        finally:
+            self._slots.release()
+
+    def _finish(self, batch: Batch, done: Callable[[tuple[FrameRef, ...]], tuple[Event, str]] | None = None) -> None:
+        """Announce a batch once its last frame is on disk, while the night goes on. Without frames nothing is said."""
+        if not batch.writing:
+            return
+
+        async def announce() -> None:
+            await asyncio.wait(batch.writing)
+            frames = tuple(batch.frames)
+            complete = len(frames) == len(batch.writing)
+            if frames:
+                also = done(frames) if done is not None and complete else None
+                await asyncio.to_thread(self.office.store, batch, frames, also)
+
+        task = asyncio.create_task(announce())
         self._writing.add(task)
 
         def ended(one: asyncio.Task[None]) -> None:
             self._writing.discard(one)
-            for key in keys:
+            for key in batch.keys:
                 self._pending[key] -= 1
             self.changed.set()
+            if not one.cancelled() and one.exception() is not None:
+                self.note = f"a batch could not be announced: {one.exception()}"
 
         task.add_done_callback(ended)
-
-    async def _write(
-        self,
-        batch: Batch,
-        frames: list[tuple[Exposed, Purpose, Circumstances]],
-        done: Callable[[tuple[FrameRef, ...]], tuple[Event, str]] | None,
-    ) -> None:
-        def write() -> None:
-            refs = []
-            for exposed, purpose, around in frames:
-                data = frame_data(
-                    exposed,
-                    purpose,
-                    around,
-                    driver=self.instruments.camera,
-                    sky=self.sky,
-                    site=self.site,
-                    stage=self.stage,
-                    clock=self.clock,
-                )
-                refs.append(self.custody.take(data, batch.night, batch.batch_id))
-                self.last_frame = refs[-1].path
-            self.office.store(batch, tuple(refs), done(tuple(refs)) if done is not None else None)
-
-        async with self._slots, self._writer:
-            try:
-                await asyncio.to_thread(write)
-            except (NightbellError, OSError) as error:
-                await asyncio.to_thread(self.office.alarm, "telescope.custody", f"frames could not be stored: {error}", critical=True)
 
     async def _purpose(self, frame_type: FrameType, night: str, **more: Any) -> Purpose:
         number = await asyncio.to_thread(self.office.next_number, night)
@@ -537,8 +540,7 @@ class Activities:
                 await self._take_dark_batch(night, FrameType.DARK, exposure_s, lacking)
 
     async def _take_dark_batch(self, night: str, frame_type: FrameType, exposure_s: float, n: int) -> None:
-        batch = Batch(batch_id=new_frame_id(), night=night)
-        frames: list[tuple[Exposed, Purpose, Circumstances]] = []
+        batch = Batch(night=night)
         try:
             for i in range(n):
                 self.note = f"{frame_type.value.lower()} {exposure_s:g} s, {i + 1} of {n}"
@@ -546,11 +548,9 @@ class Activities:
                 if frame_type is FrameType.BIAS:
                     self.bias_level_adu = float(np.median(exposed.image.pixels))
                 purpose = await self._purpose(frame_type, night, plan_id=f"{frame_type.value.lower()}-{exposure_s:g}s")
-                frames.append((exposed, purpose, Circumstances()))
+                await self._add(batch, exposed, purpose, Circumstances())
         finally:
-            # Interrupted: what has been taken is kept.
-            if frames:
-                self._start_write(batch, frames)
+            self._finish(batch)  # interrupted: what has been taken is kept
 
     # -- twilight -------------------------------------------------------------------------------------------------------
 
@@ -593,13 +593,13 @@ class Activities:
         )
         zenith = await asyncio.to_thread(self._sun_track, origin_ns)
         sky = SkyEstimate(prior=twilight_log_rate(name, zenith), at_s=0.0)
-        batch = Batch(batch_id=new_frame_id(), night=night)
-        frames: list[tuple[Exposed, Purpose, Circumstances]] = []
+        batch = Batch(night=night)
+        n_kept = 0
         ended_s: float | None = None
         try:
             await camera.set_filter(name)
             pointed = await self._point_for_flats(0)
-            while len(frames) < n:
+            while n_kept < n:
                 altitude_deg, rising = await self.sun()
                 if rising == dusk or self._flat_window_is_over(altitude_deg, rising=rising):
                     return
@@ -625,11 +625,11 @@ class Activities:
                                 measured.sky_rate_adu_per_s / math.exp(sky.prior(ended_s)) if sky.prior(ended_s) else 0.0
                             )
                         if measured.keep and not decision.test:
-                            frames.append(await self._flat(exposed, measured, pointed, night, name))
-                            pointed = await self._point_for_flats(len(frames))
+                            await self._add(batch, *await self._flat(exposed, measured, pointed, night, name))
+                            n_kept += 1
+                            pointed = await self._point_for_flats(n_kept)
         finally:
-            if frames:
-                self._start_write(batch, frames)
+            self._finish(batch)
 
     def _sun_track(self, origin_ns: int) -> Callable[[float], float]:
         """Zenith distance of the Sun at seconds after `origin_ns`; sampled for 3 h, linear between samples of 30 s."""
@@ -793,7 +793,7 @@ class Activities:
         n = item.n_exposures - counts.of(FrameType.LIGHT, filter_name=item.filter, target_id=item.target_id)
         started = ObservationStarted(night=night, item=item, at_utc=format_utc(self.clock.now_ns()))
         await asyncio.to_thread(self.office.say, started, item.target_id)
-        frames: list[tuple[Exposed, Purpose, Circumstances]] = []
+        batch = Batch(night=night)
         complete = False
         try:
             self.note = f"pointing to {item.name}"
@@ -803,15 +803,14 @@ class Activities:
             )
             for i in range(n):
                 self.note = f"{item.name} in {item.filter}, {item.exposure_s:g} s, {i + 1} of {n}"
-                frames.append(await self._light(item, night))
+                await self._add(batch, *await self._light(item, night))
             complete = True
         except (DeviceError, Refused) as error:
             await self._fail(item, night, str(error))
             if not isinstance(error, Refused) and self.failures[item.target_id] >= self.settings.lights.max_attempts:
                 raise
         finally:
-            if frames:
-                self._start_write(Batch(batch_id=new_frame_id(), night=night), frames, self._done_event(item, night) if complete else None)
+            self._finish(batch, self._done_event(item, night) if complete else None)
 
     def _done_event(self, item: PlanItem, night: str) -> Callable[[tuple[FrameRef, ...]], tuple[Event, str]]:
         def done(frames: tuple[FrameRef, ...]) -> tuple[Event, str]:

@@ -149,11 +149,19 @@ class CameraDriver:
             await self.camera.set_cooler(on=False, deadline_s=self.camera.default_deadline_s)
 
     async def abort(self) -> None:
-        """Give the running exposure up, if there is one and the camera can."""
-        deadline_s = self.camera.default_deadline_s
-        status = await self.status()
-        if self.facts.can_abort_exposure and status.camera_state in (CameraState.WAITING, CameraState.EXPOSING, CameraState.READING):
-            await self.camera.abort_exposure(deadline_s=deadline_s)
+        """Give the running exposure up, if there is one, and see that the camera is idle again."""
+        busy = (CameraState.WAITING, CameraState.EXPOSING, CameraState.READING, CameraState.DOWNLOAD)
+        if (await self.status()).camera_state not in busy:
+            return
+        if self.facts.can_abort_exposure:
+            await self.camera.abort_exposure(deadline_s=self.camera.default_deadline_s)
+        await wait_until(
+            self.status,
+            lambda status: status.camera_state not in busy,
+            what="camera.abort",
+            deadline_s=self.clock.real_s(READOUT_LIMIT_S, floor_s=5.0),
+            poll_s=0.02,
+        )
 
     async def expose(self, exposure_s: float, *, light: bool) -> Exposed:
         """One exposure of the whole detector. Cancelled: the exposure is aborted at the camera."""
