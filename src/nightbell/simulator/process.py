@@ -28,6 +28,7 @@ from nightbell.simulator.clock import WorldTime
 from nightbell.simulator.faults import Faults
 from nightbell.simulator.members import views_of
 from nightbell.simulator.optics import Seen, expose
+from nightbell.simulator.references import render_references
 from nightbell.simulator.settings import GalaxySettings, SimulatorSettings
 from nightbell.simulator.side_channel import SideChannel
 from nightbell.simulator.sky import read_galaxies
@@ -180,6 +181,10 @@ def run(installation: Installation, name: str) -> int:
     settings = installation.module_settings(name, SimulatorSettings)
     galaxies = read_galaxies(installation.folder / settings.catalogue) if settings.catalogue else ()
     state = installation.state_folder(name)
+    if settings.references:
+        fields = [(one.name, one.ra_deg, one.dec_deg) for one in settings.galaxies]
+        folder = installation.home / settings.references
+        render_references(settings, folder, fields, galaxies=(*settings.galaxies, *galaxies), filters=settings.reference_filters)
 
     async def main() -> None:
         stopping = asyncio.Event()

@@ -36,7 +36,9 @@ def render_references(
     exposure_s: float = 1800.0,
     wider: float = 1.5,
 ) -> list[Path]:
-    """`ref_NAME_FILTER.fits` for each (name, ra_deg, dec_deg) and filter, `ref_NAME_stars.csv` once; returns the FITS files.
+    """`ref_NAME_FILTER.fits` for each (name, ra_deg, dec_deg) and filter, `ref_NAME_stars.csv` once.
+
+    Returns the FITS files; what is there already stays as it is.
 
     `wider` times the camera's field, so that a frame pointed some arc minutes beside still lies inside.
     """
@@ -59,8 +61,10 @@ def render_references(
                 galaxies=tuple(galaxies) or settings.galaxies,
             )
             path = folder / f"ref_{safe_name(name, longest=40)}_{safe_name(band, longest=12)}.fits"
-            _write(path, name, at, seen, camera, settings)
             written.append(path)
+            if path.is_file():
+                continue
+            _write(path, name, at, seen, camera, settings)
         _write_stars(folder / f"ref_{safe_name(name, longest=40)}_stars.csv", at, camera, settings.seed)
     return written
 
@@ -92,7 +96,10 @@ def _write(path: Path, name: str, at: Glimpse, seen: Seen, camera: CameraSetting
         for j in (0, 1):
             header[f"CD{i + 1}_{j + 1}"] = float(matrix[i, j])
     header["WCSQUAL"] = "true"
-    fits.PrimaryHDU(pixels, header).writeto(path, overwrite=True, output_verify="exception")
+    # Whoever lists the folder meanwhile must not find half a file.
+    partial = path.with_suffix(".partial")
+    fits.PrimaryHDU(pixels, header).writeto(partial, overwrite=True, output_verify="exception")
+    partial.replace(path)
 
 
 def _write_stars(path: Path, at: Glimpse, camera: CameraSettings, seed: int) -> None:

@@ -129,6 +129,10 @@ class SimulatorSettings:
     catalogue: str = setting(
         "", doc="CSV of more galaxies (name, ra_deg, dec_deg, optional mag columns), relative to the installation; empty: none"
     )
+    references: str = setting(
+        "", doc="Folder, relative to home, for deep reference frames of the [[galaxies]]; what is missing is rendered at start; empty: none"
+    )
+    reference_filters: tuple[str, ...] = setting(("g", "r"), doc="Filters of the reference frames")
     weather: tuple[WeatherPoint, ...] = setting((), doc="Script of the weather; noise is added")
 
     def __post_init__(self) -> None:
