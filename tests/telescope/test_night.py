@@ -170,6 +170,7 @@ class Night:
             stop_all=self.activities.stop_all,
             tick=self.tick,
             deadlines_s={NightState.IDLE_OPEN: SETTINGS.night.idle_limit_s},
+            real_floor_s=1.0,
         )
         self.ended = asyncio.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)

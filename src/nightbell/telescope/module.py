@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -269,7 +271,12 @@ class Telescope(Module[TelescopeState]):
                 await self.activities.settle()
                 await self.instruments.close()
 
-        asyncio.run(walk())
+        try:
+            asyncio.run(walk())
+        except Exception as error:
+            self.log.exception("night.died", error=str(error))
+            self.office.alarm("telescope.loop", f"the night's loop has died: {error}", critical=True)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:
         """End the loop; frames in memory are still written. The dome is left to the lease: nobody renews it from here on."""
