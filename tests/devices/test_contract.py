@@ -382,3 +382,45 @@ def test_a_value_of_the_wrong_type_or_range_is_a_lie(bench):
     bench.simulator.post("fault", device="dome", member="shutterstatus", kind="wrong", value=9)
     with pytest.raises(DeviceLied, match="ShutterState"):
         bench.run(dome.status(deadline_s=D))
+
+
+def test_pixels_above_32767_survive_the_whole_path_from_the_lamp_to_the_array(bench):
+    cover, camera = bench.open("cover_calibrator"), bench.open("camera")
+    bench.run(cover.calibrator_on(255, deadline_s=D))
+    wait(bench, cover, lambda status: status.calibrator_state is protocols.CalibratorState.READY)
+    bench.run(camera.start_exposure(10.0, light=True, deadline_s=D))
+    wait(bench, camera, lambda status: status.image_ready)
+    pixels = bench.run(camera.read_image(deadline_s=D)).pixels
+    assert 45000 < pixels.mean() < 55000
+
+
+def test_a_mount_reaches_an_altitude_and_azimuth_with_tracking_off(bench):
+    mount = bench.open("mount")
+    bench.run(mount.unpark(deadline_s=D))
+    bench.run(mount.slew_to_alt_az(50.0, 75.0, deadline_s=D))
+    done = wait(bench, mount, lambda status: not status.slewing and abs(status.altitude_deg - 50.0) < 0.01)
+    assert done.azimuth_deg == pytest.approx(75.0, abs=0.01)
+    with pytest.raises(DeviceFault, match="below the horizon"):
+        bench.run(mount.slew_to_alt_az(-5.0, 75.0, deadline_s=D))
+
+
+def test_a_command_that_was_taken_and_not_done_is_found_by_reading_back(bench):
+    dome = bench.open("dome")
+    bench.simulator.post("fault", device="dome", member="openshutter", kind="lying")
+    bench.run(dome.open_shutter(deadline_s=D))
+    with pytest.raises(DeviceTimeout, match="not done within"):
+        wait(bench, dome, lambda status: status.shutter is protocols.ShutterState.OPEN, deadline_s=0.5)
+
+
+def test_a_frozen_sensor_repeats_itself_and_only_that_gives_it_away(bench):
+    weather = bench.open("weather")
+    bench.simulator.post("fault", device="observingconditions", member="*", kind="frozen")
+    first = bench.run(weather.status(deadline_s=D))
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        last = bench.run(weather.status(deadline_s=D))
+    assert (first.temperature_degc, first.humidity_percent, first.pressure_hpa) == (
+        last.temperature_degc,
+        last.humidity_percent,
+        last.pressure_hpa,
+    )

@@ -82,3 +82,20 @@ def test_a_port_that_is_taken_is_named_with_its_remedy(installation):
     assert done.returncode != 0
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
     assert "give another" in done.stderr
+
+
+def test_discovery_on_loopback_tells_the_port(small, site):
+    from dataclasses import replace
+
+    from nightbell.simulator.alpaca_server import DISCOVERY_PORT
+    from nightbell.simulator.process import in_thread
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", DISCOVERY_PORT))
+        except OSError:
+            pytest.skip(f"UDP port {DISCOVERY_PORT} is used by another program here")
+    with in_thread(replace(small, discovery=True), site) as simulator, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(5)
+        asking.sendto(b"alpacadiscovery1", ("127.0.0.1", DISCOVERY_PORT))
+        assert json.loads(asking.recv(1000)) == {"AlpacaPort": simulator.port}

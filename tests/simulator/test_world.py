@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightbell.contracts.errors import BadInput, Failed, Refused
@@ -31,6 +31,7 @@ NIGHT = parse_utc("2027-04-13T02:00:00Z")
 finite = st.floats(-400, 400)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(finite, finite, st.floats(0.1, 10), st.one_of(st.just(math.inf), st.floats(0.1, 10)), st.floats(0, 1))
 def test_a_motion_starts_at_its_start_ends_at_its_goal_and_never_exceeds_its_speed(start, goal, speed, acceleration, share):
     motion = Motion(start, goal, 5.0, speed, acceleration)
@@ -46,6 +47,7 @@ def test_a_slew_of_60_degrees_at_5_deg_per_s_and_2_deg_per_s2_takes_14_and_a_hal
     assert Motion(0, 60, 0, 5.0, 2.0).duration_s == pytest.approx(60 / 5 + 5 / 2)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 360), st.floats(0, 360))
 def test_the_short_way_round_is_never_more_than_half_a_turn(to, start):
     way = difference_deg(to, start)
