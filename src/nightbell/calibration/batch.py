@@ -627,6 +627,7 @@ def _cards(
 ) -> list[tuple[str, Any, str]]:
     return [
         ("IMAGETYP", "LIGHT", "type of frame"),
+        *([("MJD-OBS", round(light.start_ns / 86400e9 + 40587, 9), "[d] start of exposure, UTC")] if light.start_ns is not None else []),
         ("EXPTIME", light.exposure_s or 0.0, "[s] exposure"),
         *([("FILTER", light.filter, "filter")] if light.filter else []),
         *([("OBJECT", light.object_name, "target")] if light.object_name else []),

@@ -211,8 +211,12 @@ def _header(content: bytes, offset: int, path: Path, ambiguities: list[Ambiguity
     at = offset
     while at + CARD <= stop:
         if content[at : at + 8] == b"END     ":
-            raw = content[offset:at]
-            return _clean(raw, path, ambiguities), offset + _padded(at + CARD - offset)
+            data = offset + _padded(at + CARD - offset)
+            if data > len(content):
+                raise _bad(
+                    "TRUNCATED_HEADER", path, f"the file ends after {len(content)} bytes, inside the header's block", "Copy it again"
+                )
+            return _clean(content[offset:at], path, ambiguities), data
         at += CARD
     if stop == len(content):
         raise _bad("TRUNCATED_HEADER", path, f"the file ends after {stop - offset} bytes, before the header's END", "Copy the file again")

@@ -75,8 +75,9 @@ def clipped_mean(stack: NDArray[np.floating], masked: NDArray[np.bool_], floor: 
     mean = np.where(kept, values, 0.0).sum(axis=0) / some
     square = (np.where(kept, values - mean, 0.0) ** 2).sum(axis=0)
     sample = np.sqrt(square / np.maximum(count - 1, 1))
-    # The scatter of few values is itself uncertain; taken over the neighbourhood it is not, so only its frame median is used.
-    typical = float(np.median(sample[count > 1])) if (count > 1).any() else 0.0
+    # The scatter of few values is itself uncertain; the frame's median is not, once its bias for few values is taken out
+    # (median of chi2 with k degrees of freedom: k (1 - 2 / 9k)^3, Wilson and Hilferty).
+    typical = float(np.median(sample[count > 1])) / math.sqrt((1 - 2 / (9 * (n - 1))) ** 3) if (count > 1).any() else 0.0
     sigma = np.maximum(np.maximum(sample if n >= 10 else typical, typical), floor) / np.sqrt(some)
     empty = count == 0
     return mean.astype(np.float32), np.broadcast_to(sigma, mean.shape).astype(np.float32), np.where(empty, NO_DATA, 0).astype(np.uint8)
@@ -143,11 +144,9 @@ def read_noise_adu(frames: Sequence[Floats]) -> float | None:
     noises: list[float] = []
     for first, second in itertools.pairwise(frames):
         difference = (second - first)[:: max(1, first.shape[0] // 1024)]
-        noise = mad_std(difference)
-        if noise < 5.0:
-            # Differences of integers make the MAD itself an integer: of a few counts it is too coarse.
-            near = difference[np.abs(difference - np.median(difference)) <= 5 * max(noise, 1.0)]
-            noise = float(np.std(near))
+        # Differences of integers make the MAD an integer too; spread evenly over their count, they do not (that adds 1/12).
+        even = difference + np.random.default_rng(0).uniform(-0.5, 0.5, difference.shape)
+        noise = math.sqrt(max(mad_std(even) ** 2 - 1 / 12, 0.0))
         noises.append(noise / math.sqrt(2))
     return float(np.median(noises)) if noises else None
 
