@@ -97,6 +97,20 @@ def test_the_tube_meets_the_pier_when_nobody_flips_and_it_is_logged():
     assert not one.tracking
 
 
+def test_a_park_that_was_interrupted_does_not_park_later():
+    one = mount()
+    one.unpark()
+    one.slew(0.0, 20.0, -20.0)
+    one.park(100.0)
+    one.find_home(101.0)
+    one.advance(500.0)
+    assert not one.parked
+    assert one.at_home(500.0)
+    one.park(500.0)
+    one.advance(600.0)
+    assert one.parked
+
+
 def test_light_comes_from_a_minute_of_arc_beside_where_the_mount_says_and_the_side_turns_it():
     one = mount()
     one.unpark()

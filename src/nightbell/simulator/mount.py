@@ -103,6 +103,7 @@ class MountSim:
             self._move(t_s, h + 180.0, 180.0 - d)
 
     def set_tracking(self, t_s: float, *, on: bool) -> None:
+        self._then = None  # whatever was to follow a motion follows no more
         if on != self.tracking:
             self._freeze(t_s)  # a change in the middle of a slew ends the slew where it is
             self.tracking = on
