@@ -63,7 +63,8 @@ def find_stars(
     background = sep.Background(image, mask=bad, bw=size, bh=size)
     flat = image - background.back().astype(np.float32)
     sep.set_extract_pixstack(3_000_000)
-    sources = sep.extract(flat, 5.0, err=background.globalrms, mask=bad, minarea=5)
+    # Without sep's smoothing kernel: smoothed, a hot pixel covers nine pixels and looks like a sharp star.
+    sources = sep.extract(flat, 4.0, err=background.globalrms, mask=bad, minarea=5, filter_kernel=None)
     a, b = sources["a"], sources["b"]
     fwhm = 2.3548 * np.sqrt((a**2 + b**2) / 2)
     margin = 4
