@@ -50,9 +50,11 @@ class Sky:
         for x, y, flux in zip(xs, ys, points[:, 2], strict=True):
             _add(out, x, y, flux, sigma, sigma, 0.0)
         gx, gy = wcs.wcs_world2pix(TARGET[0], TARGET[1], 0)
+        nx, ny = wcs.wcs_world2pix(TARGET[0], TARGET[1] + 0.001, 0)
+        angle = float(np.arctan2(ny - gy, nx - gx)) + 0.6  # the galaxy turns with the sky
         # An elliptical galaxy as a sum of Gaussians, each blurred by the seeing.
         for width, flux in ((2.0, 6e4), (6.0, 1.2e5), (14.0, 1.5e5)):
-            _add(out, float(gx), float(gy), flux, np.hypot(width, sigma), np.hypot(0.7 * width, sigma), 0.6)
+            _add(out, float(gx), float(gy), flux, np.hypot(width, sigma), np.hypot(0.7 * width, sigma), angle)
         return out * scale
 
 

@@ -119,6 +119,14 @@ def test_a_frame_after_a_pier_flip_is_registered(make_product, make_reference):
     assert [separation_arcsec(one.ra_deg, one.dec_deg, *EAST_8_NORTH_6) < 0.5 for one in found.candidates] == [True]
 
 
+@pytest.mark.parametrize("turn_deg", [3.0, -5.0, 184.0, 67.0])
+def test_a_camera_that_is_turned_is_registered_without_being_told(turn_deg, make_product, make_reference):
+    sky = Sky(seed=23)
+    frame = read_frame(make_product(sky, "p", seed=150, rotation_deg=turn_deg, offset_px=(-20, 14), extra=_new(4000.0)))
+    found = find_transients([frame], read_reference(make_reference(sky)))
+    assert [separation_arcsec(one.ra_deg, one.dec_deg, *EAST_8_NORTH_6) < 0.5 for one in found.candidates] == [True]
+
+
 def test_a_reference_of_another_field_is_said_not_subtracted(make_product, make_reference):
     frame = read_frame(make_product(Sky(seed=18), "p", seed=110))
     found = find_transients([frame], read_reference(make_reference(Sky(seed=99))))
