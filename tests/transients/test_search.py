@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from astropy.io import fits
 
 from nightbell.contracts.errors import BadInput, Failed
+from nightbell.contracts.records import Candidate
 from nightbell.transients.astrometry import find_stars, register
 from nightbell.transients.detection import find_peaks
 from nightbell.transients.difference import resample
@@ -42,6 +44,7 @@ def test_a_source_beside_a_host_is_found_within_an_arcsecond_and_nothing_else(se
     assert 25 < candidate.snr < 33
     assert separation_arcsec(candidate.ra_deg, candidate.dec_deg, *EAST_8_NORTH_6) < 0.5
     assert candidate.host == "NGC 4993"
+    assert msgspec.json.decode(msgspec.json.encode(candidate), type=Candidate) == candidate
     assert candidate.host_separation_arcsec == pytest.approx(10.0, abs=0.5)
     assert candidate.mag == pytest.approx(25 - 2.5 * np.log10(2400 / 60), abs=0.15)
 

@@ -41,6 +41,7 @@ __all__ = ["KINDS_THAT_MAY_MISS", "Outcome", "calibrate", "find_frames"]
 KINDS_THAT_MAY_MISS = ("bias", "dark", "flat")
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz", ".fit.fz", ".fz")
 CACHE_BYTES = 512 << 20
+WAITING_REMEDY = "Calibrate such frames into the same output, then this one again; or go on without by --allow-missing"
 Report = Callable[[int, int, str], None]
 
 
@@ -97,7 +98,7 @@ class Outcome:
                 }
                 for one in self.masters
             ],
-            "blocked": [{"source": one.source, "missing": list(one.missing)} for one in self.blocked],
+            "blocked": [{"source": one.source, "missing": list(one.missing), "remedy": WAITING_REMEDY} for one in self.blocked],
             "failed": [{"source": one.source, "error": one.error, "remedy": one.remedy} for one in self.failed],
             "ignored": [{"source": source, "why": why} for source, why in self.ignored],
             "ambiguities": [{"source": source, "code": one.code, "detail": one.detail} for source, one in self.ambiguities],

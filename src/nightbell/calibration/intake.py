@@ -222,7 +222,7 @@ class _Reader:
         binning = self.binning()
         start_ns = self.start_ns()
         setup = Setup(
-            camera=self.camera.name,
+            camera=self.detector(),
             shape=(int(shape[0]), int(shape[1])),
             binning=binning,
             window=self.window(),
@@ -263,6 +263,11 @@ class _Reader:
             header_text=self.frame.header_text,
             ambiguities=tuple(self.doubts),
         )
+
+    def detector(self) -> str:
+        """The camera, and which one of its kind: two detectors never share a master."""
+        one = self.text("CAMERAID", "CAMSERNO", "CCDSERNO", "SERIAL")
+        return self.camera.name if one is None or one == self.camera.name else f"{self.camera.name}:{one}"
 
     def positive(self, *keys: str) -> float | None:
         value = self.number(*(key for key in keys if key))

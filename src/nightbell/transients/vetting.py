@@ -79,7 +79,7 @@ def features_of(
         mask_fraction=mask_fraction,
         saturated_px=float(distance.min()),
         elongation=_elongation(positive, xx, yy),
-        fwhm_px=2 * float(np.sqrt((positive > 0.5 * positive.max()).sum() / np.pi)) / np.sqrt(2),
+        fwhm_px=float(np.sqrt(2) * np.sqrt((positive > 0.5 * positive.max()).sum() / np.pi)),
     )
 
 
