@@ -254,6 +254,9 @@ def test_more_frames_of_a_night_supersede_its_master(camera, tmp_path):
 def test_wrong_arguments_are_refused_before_anything_is_read(camera, tmp_path):
     with pytest.raises(Missing):
         calibrate([tmp_path / "nowhere"], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Missing, match="no FITS file"):
+        calibrate([tmp_path / "empty"], tmp_path / "out")
     with pytest.raises(BadInput, match="there is no camera"):
         calibrate([tmp_path], tmp_path / "out", camera="hubble")
     with pytest.raises(BadInput, match="cannot be missing"):

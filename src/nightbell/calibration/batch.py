@@ -143,6 +143,9 @@ def calibrate(
     if wrong := set(allow_missing) - set(KINDS_THAT_MAY_MISS):
         raise BadInput(f"{sorted(wrong)} cannot be missing", where="allow_missing", remedy="Known: bias, dark, flat")
     files = find_frames(paths)
+    if not files and paths:
+        where = ", ".join(map(str, paths))
+        raise Missing("there is no FITS file", where=where, remedy=f"Give frames with one of the endings {' '.join(SUFFIXES[:3])} .gz .fz")
     with CalibrationIndex.in_folder(out) as index:
         remove_stale_parts(out)
         run = _Run(out, index, known, camera, frozenset(allow_missing), longitude_deg, gain_e_per_adu, read_noise_e, now_ns)
