@@ -31,7 +31,7 @@ from nightbell.simulator.process import SimulatedObservatory, in_thread
 from nightbell.simulator.settings import CameraSettings, EnclosureSettings, SimulatorSettings
 
 SITE = Site(name="demo", latitude_deg=-29.2567, longitude_deg=-70.7377, elevation_m=2400.0)
-TRAVEL_S = 3.0
+TRAVEL_S = 1.5
 WORLD = SimulatorSettings(
     port=0,
     rate=1.0,
@@ -133,13 +133,13 @@ def until(is_so: Callable[[], bool], within_s: float) -> float:
 def quick_settings(port: int, **more: object) -> SafetySettings:
     return SafetySettings(
         devices={"dome": DeviceSettings(port=port, deadline_s=1.0), "weather": DeviceSettings(port=port, deadline_s=1.0)},
-        sources=SourceSettings(poll_s=0.5, stale_s=8.0, rain_stale_s=8.0, lost_s=4.0, clear_s=1.0, frozen_s=60.0),
+        sources=SourceSettings(poll_s=0.5, stale_s=7.0, rain_stale_s=7.0, lost_s=2.0, clear_s=1.0, frozen_s=60.0),
         rain=RainSettings(clear_s=1.0),
         wind=WindSettings(mean_s=60.0, clear_s=1.0),
         humidity=HumiditySettings(clear_s=1.0),
         cloud=CloudSettings(clear_s=1.0),
         lease=LeaseSettings(lease_s=2.0, operator_hold_s=1.0),
-        closing=ClosingSettings(travel_s=TRAVEL_S, retry_s=1.0, dome_stale_s=4.0, deadline_s=1.0),
+        closing=ClosingSettings(travel_s=TRAVEL_S, retry_s=1.0, dome_stale_s=2.0, deadline_s=1.0),
         host=HostSettings(free_warn_mb=0, free_least_mb=0),
         **more,
     )
