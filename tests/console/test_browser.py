@@ -1,0 +1,142 @@
+"""The console in a real browser: entering by the one-time link, live tiles and events, abort, a narrow screen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nightbell.console.app import LogRow
+from nightbell.contracts.commands import Abort, CloseDome
+
+from .house import RunningConsole, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [
+    pytest.mark.browser,
+    # Playwright's own loop and pipes are closed by its collector, not by us.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    pytest.skip("no Chromium here; install it: apt-get install chromium (or `playwright install chromium` and put it on PATH)")
+
+
+@pytest.fixture
+def page(console: RunningConsole) -> Iterator[Page]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv pip install playwright")
+    path = chromium()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS), env={**os.environ, "NO_PROXY": "127.0.0.1"})
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        made = context.new_page()
+        made.set_default_timeout(15_000)
+        made.problems = problems = []  # type: ignore[attr-defined]
+        made.on("pageerror", lambda error: problems.append(str(error)))
+        made.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        made.foreign = foreign = []  # type: ignore[attr-defined]
+        made.on("request", lambda request: None if request.url.startswith(console.url) else foreign.append(request.url))
+        yield made
+        browser.close()
+
+
+def enter(page: Any, console: RunningConsole) -> None:
+    page.goto(f"{console.url}/enter/{console.users.make_link()}")
+    page.get_by_label("Your name").fill("maria")
+    page.get_by_role("button", name="Enter").click()
+    page.wait_for_url(f"{console.url}/")
+
+
+def test_a_night_in_the_browser(page: Any, console: RunningConsole) -> None:
+    enter(page, console)
+    assert page.locator("#tile-night .head").inner_text() == "observing"
+    assert "rain" in page.locator("#tile-weather").inner_text()
+    assert "maria, admin" in page.locator("header").inner_text()
+
+    # Live: a new event, a changed tile, ages that count.
+    until(lambda: len(console.console.hub) == 1)
+    console.console.tell_log(LogRow(41, "2027-04-13T00:06:00Z", "frames.stored", "2027-04-12/b7", "3 frames of <b>NGC4993</b>"))
+    page.wait_for_selector('#log tr[data-seq="41"]')
+    assert "3 frames of <b>NGC4993</b>" in page.locator('#log tr[data-seq="41"]').inner_text(), "shown as text"
+    console.house.telescope["state"] = "sheltering"
+    console.console.tell_tiles(("night",))
+    until(lambda: page.locator("#tile-night .head").inner_text() == "sheltering")
+    until(lambda: int(page.locator("#tile-night h2 .age").inner_text().split()[0]) >= 2)
+
+    # Abort: one click, both modules, and the answer beside the button.
+    page.get_by_role("button", name="ABORT").click()
+    until(lambda: "safety" in page.locator("#said").inner_text())
+    assert {type(command) for command in console.house.asked} == {Abort, CloseDome}
+    until(lambda: "abort by maria" in page.locator("#answers").inner_text())
+
+    # Esc Esc is abort as well.
+    console.house.asked.clear()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    until(lambda: len(console.house.asked) == 2)
+    assert page.problems == []
+    assert page.foreign == []
+
+
+def test_two_tabs_share_one_stream(page: Any, console: RunningConsole) -> None:
+    enter(page, console)
+    until(lambda: len(console.console.hub) == 1)
+    second = page.context.new_page()
+    second.goto(f"{console.url}/events")
+    console.console.tell_log(LogRow(50, "2027-04-13T00:06:00Z", "frames.stored", "n/b", "for both"))
+    for tab in (page, second):
+        tab.wait_for_selector('#log tr[data-seq="50"]')
+    assert len(console.console.hub) == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/events", "/plan", "/confirm/open"])
+def test_a_narrow_phone_never_scrolls_sideways(page: Any, console: RunningConsole, path: str) -> None:
+    console.house.telescope["reason"] = "a-very-long-word-without-any-blank-" * 5
+    console.house.rows.append(LogRow(2, "2027-04-12T22:00:01Z", "frames.stored", "2027-04-12/" + "b" * 60, "x" * 200))
+    enter(page, console)
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.goto(f"{console.url}{path}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    box = page.get_by_role("button", name="ABORT").bounding_box()
+    assert box["height"] >= 48
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 320
+    assert box["y"] + box["height"] <= 640
+
+
+def test_without_javascript_the_page_is_whole_and_abort_works(page: Any, console: RunningConsole) -> None:
+    context = page.context.browser.new_context(java_script_enabled=False)
+    plain = context.new_page()
+    plain.set_default_timeout(15_000)
+    enter(plain, console)
+    assert plain.locator("#tile-night .head").inner_text() == "observing"
+    plain.get_by_role("button", name="ABORT").click()
+    plain.wait_for_url(f"{console.url}/#answers")
+    assert "abort by maria" in plain.locator("#answers").inner_text()
+    assert len(console.house.asked) == 2
+    context.close()
+
+
+def test_a_lost_link_is_said_and_moving_commands_are_off_but_abort_is_not(page: Any, console: RunningConsole) -> None:
+    enter(page, console)
+    until(lambda: len(console.console.hub) == 1)
+    console.web.stop()
+    until(lambda: bool(page.locator("#link").is_visible()), 12)
+    assert "Link lost" in page.locator("#link").inner_text()
+    assert page.get_by_role("button", name="Prepare night").is_disabled()
+    assert page.get_by_role("button", name="ABORT").is_enabled()
