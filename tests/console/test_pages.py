@@ -24,7 +24,7 @@ def test_nothing_is_shown_to_a_stranger(person: Person) -> None:
         answer = person.http.get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login")
     assert person.http.get("/live", headers={"Accept": "text/event-stream"}).status_code == 401
-    assert person.http.post("/do/abort").headers["location"] == "/login"
+    assert person.http.post("/do/abort").headers["location"] == "/login?then=abort"
 
 
 def test_tonight_shows_night_safety_weather_devices_plan_and_their_ages(person: Person) -> None:
@@ -91,6 +91,23 @@ def test_a_form_without_javascript_is_answered_by_a_page_that_shows_the_answer(p
     page = person.http.get("/").text
     assert "the night is day: nothing to close" in page
     assert {type(command) for command in console.house.asked} == {CloseNight, CloseDome}
+
+
+def test_an_abort_without_a_session_is_asked_again_after_the_log_in(person: Person, console: RunningConsole) -> None:
+    console.users.add("maria", PASSWORD, "operator")
+    person.http.post("/do/abort")
+    assert "ABORT was not carried out" in person.http.get("/login?then=abort").text
+    entered = person.http.post("/login", data={"name": "maria", "password": PASSWORD, "then": "abort"})
+    assert entered.headers["location"] == "/confirm/abort"
+    assert console.house.asked == []
+    assert person.http.get("/confirm/abort").text.count('action="/do/abort"') == 2
+
+
+@pytest.mark.parametrize("then", ["//evil.example", "https://evil.example", "../x", "nonsense"])
+def test_the_log_in_leads_nowhere_else(person: Person, console: RunningConsole, then: str) -> None:
+    console.users.add("maria", PASSWORD, "operator")
+    entered = person.http.post("/login", data={"name": "maria", "password": PASSWORD, "then": then})
+    assert entered.headers["location"] == "/"
 
 
 def test_one_form_is_one_command_however_often_it_is_sent(person: Person, console: RunningConsole) -> None:

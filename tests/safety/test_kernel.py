@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from nightbell.safety.settings import (
     SourceSettings,
     WindSettings,
 )
+from nightbell.settings import load_installation
 from nightbell.simulator.process import SimulatedObservatory, in_thread
 from nightbell.simulator.settings import CameraSettings, EnclosureSettings, SimulatorSettings
 
@@ -178,7 +180,9 @@ def get(simulator: SimulatedObservatory, device: str, member: str) -> str:
         return str(json.load(answer)["Value"])
 
 
-@pytest.mark.parametrize("kind", ["hang", "error", "power_off", "reset"])
+@pytest.mark.parametrize(
+    "kind", ["hang", "error", pytest.param("power_off", marks=pytest.mark.slow), pytest.param("reset", marks=pytest.mark.slow)]
+)
 def test_weather_that_cannot_be_had_closes_the_dome(night: Night, kind: str) -> None:
     night.open()
     night.simulator.post("fault", device="observingconditions", member="*", kind=kind)
@@ -277,3 +281,22 @@ def test_what_is_told_says_verdict_shutter_and_reasons(night: Night) -> None:
     assert Verdict.SAFE in verdicts
     assert any("closing was asked: test" in reason for told in night.told for reason in told.decision.reasons)
     assert night.rung == [], "an ordinary closing calls nobody"
+
+
+def test_the_demos_settings_keep_a_good_night_open_at_sixty_fold_speed_and_close_in_rain(tmp_path: Path) -> None:
+    world = replace(WORLD, rate=60.0, dome=EnclosureSettings(shutter_travel_s=25.0))
+    demo = load_installation(Path(__file__).resolve().parents[2] / "conf/demo").module_settings("safety", SafetySettings)
+    with in_thread(world, SITE) as simulator:
+        devices = {name: replace(one, port=simulator.port) for name, one in demo.devices.items()}
+        night = Night(simulator, tmp_path, replace(demo, devices=devices))
+        night.start()
+        # Ten minutes of the world for the clear times: ten seconds here.
+        until(lambda: night.verdict() is Verdict.SAFE, 20)
+        night.open()
+        end = time.monotonic() + 6.0
+        while time.monotonic() < end:
+            assert night.verdict() is Verdict.SAFE, night.kernel.report()["reasons"]
+            time.sleep(0.05)
+        simulator.post("weather", rain_rate_mm_per_h=2.0)
+        until(lambda: simulator.truth()["dome_closed"], 5)
+        night.stop()

@@ -393,7 +393,11 @@ def spoil(world: World, how: str, quantity: str, by: float) -> World:
         case "drop":
             station = replace(station, readings={k: v for k, v in station.readings.items() if k != quantity})
         case "older":
-            old = {name: Reading(one.value, min(one.stamped_ns, NOW) - seconds(10 * by)) for name, one in station.readings.items()}
+            # A stamp from the future made older may become right: that is no worsening, so those stay.
+            old = {
+                name: Reading(one.value, one.stamped_ns - seconds(10 * by) if one.stamped_ns <= NOW else one.stamped_ns)
+                for name, one in station.readings.items()
+            }
             station = replace(station, readings=old)
         case "future":
             ahead = {name: Reading(one.value, max(one.stamped_ns, NOW + 6 * S)) for name, one in station.readings.items()}

@@ -269,20 +269,20 @@ class Console:
 
     # -- log-in -----------------------------------------------------------------------------------------------------------
 
-    def _entered(self, secret: str) -> Response:
-        response = RedirectResponse("/", status_code=303)
+    def _entered(self, secret: str, then: str = "") -> Response:
+        response = RedirectResponse(f"/confirm/{then}" if then in ACTIONS else "/", status_code=303)
         name = "__Host-nb" if self.secure else "nb"
         response.set_cookie(name, secret, secure=self.secure, httponly=True, samesite="strict", path="/")
         return response
 
     async def login_page(self, request: Request) -> Response:
-        """Name and password."""
-        return self._render(request, "login.html", error="")
+        """Name and password. `then`: the button that was pressed when the session had ended; it is asked once more after it."""
+        return self._render(request, "login.html", error="", then=request.query_params.get("then", "")[:40])
 
     async def login(self, request: Request) -> Response:
         """Log in. Failures make the next tries slower, never impossible: a lock-out would take the operator's abort away."""
         form = await request.form(max_fields=10)
-        name, password = str(form.get("name", ""))[:64], str(form.get("password", ""))
+        name, password, then = str(form.get("name", ""))[:64], str(form.get("password", "")), str(form.get("then", ""))[:40]
         address = request.client.host if request.client else ""
         for key in (f"a:{address}", f"n:{name}"):
             recent = self._failures.get(key, deque())
@@ -298,9 +298,9 @@ class Console:
             if len(self._failures) > 1000:
                 self._failures.clear()
             await self._audit(request, "log_in", "console", {}, f"refused: {error.what}", who=name)
-            return self._render(request, "login.html", error=str(error), status=403)
+            return self._render(request, "login.html", error=str(error), then=then, status=403)
         await self._audit(request, "log_in", "console", {}, "done", who=name)
-        return self._entered(secret)
+        return self._entered(secret, then)
 
     async def enter_page(self, request: Request) -> Response:
         """The page behind a one-time link. Looking at it does not use it up."""
@@ -382,7 +382,7 @@ class Console:
         """What will move, with the evidence: the page before an action that moves or opens."""
         action = ACTIONS.get(request.path_params["verb"])
         session: Session = request.scope["session"]
-        if action is None or action.care != "C2":
+        if action is None:
             raise HTTPException(404, "there is nothing to confirm")
         tiles = self.house.tiles()
         return self._render(
@@ -484,7 +484,8 @@ class Console:
             if session is None:
                 if part:
                     raise HTTPException(401, "log in first")
-                return RedirectResponse("/login", status_code=303)
+                verb = request.path_params.get("verb", "") if request.method == "POST" else ""
+                return RedirectResponse(f"/login?then={verb}" if verb in ACTIONS else "/login", status_code=303)
             request.scope["session"] = session
             return await page(request)
 

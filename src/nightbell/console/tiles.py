@@ -114,14 +114,14 @@ def _safety(safety: Heard, now: float) -> Tile:
     report = safety.report
     verdict = str(report.get("verdict") or "unknown")
     rows = [Row("dome", word(report.get("shutter")), state="good" if report.get("shutter") == "closed" else "")]
-    rows.extend(Row("because", str(reason), state="bad") for reason in list(report.get("reasons") or ())[:8])
+    rows.extend(Row("because", str(reason), state="bad") for reason in _listed(report.get("reasons"))[:8])
     closing = report.get("closing")
     if isinstance(closing, Mapping):
         done = "read back closed" if closing.get("verified") else f"under way, {closing.get('orders')} orders"
         rows.append(Row("closing", str(closing.get("problem") or done), state="bad" if closing.get("problem") else ""))
-    clear = report.get("clear_in_s")
-    if clear is not None:
-        rows.append(Row("safe in", number(float(clear), "s at the earliest", 0)))
+    clear_s = _float(report.get("clear_in_s"))
+    if clear_s is not None:
+        rows.append(Row("safe in", number(clear_s, "s at the earliest", 0)))
     lease = report.get("lease")
     age = safety.age_s(now)
     if isinstance(lease, Mapping):
@@ -130,6 +130,10 @@ def _safety(safety: Heard, now: float) -> Tile:
     else:
         rows.append(Row("lease", "nobody holds it"))
     return Tile("safety", "Safety", verdict, "good" if verdict == "safe" else "bad", tuple(rows), age, note=_silence(safety))
+
+
+def _listed(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _float(value: object) -> float | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import queue
 import threading
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -20,7 +19,7 @@ from nightbell.contracts.instants import format_utc
 from nightbell.contracts.states import Severity
 from nightbell.safety.alarms import Alarm, AlarmDesk, channels_of
 from nightbell.safety.kernel import Kernel, Told
-from nightbell.safety.settings import SafetySettings
+from nightbell.safety.settings import SafetySettings, check_world
 from nightbell.settings import Installation
 
 __all__ = ["Safety", "SafetyState", "run"]
@@ -156,21 +155,6 @@ class Safety(Module[SafetyState]):
             raise Failed("no channel delivered", where="alarms", remedy="; ".join(f"{one['channel']}: {one['error']}" for one in channels))
         self.log.info("alarm.tested", channels=channels)
         return {"channels": channels, "severity": Severity.INFO.value}
-
-
-def check_world(installation: Installation, settings: SafetySettings) -> None:
-    """A simulated clock with a real dome, or the other way round, is refused: simulated weather must never open a real dome."""
-    clock = installation.settings.clock
-    if clock.kind != "simulator":
-        return
-    place = urlsplit(clock.url)
-    strangers = [name for name, one in settings.devices.items() if (one.host, one.port) != (place.hostname, place.port)]
-    if strangers:
-        raise BadInput(
-            f"{', '.join(strangers)} is not at the simulator {place.netloc}, whose clock this installation keeps",
-            where="modules/safety.toml: devices",
-            remedy="Keep the system's clock at a real observatory, or let the simulator serve every device",
-        )
 
 
 def run(installation: Installation, name: str) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from nightbell.contracts.errors import BadInput
 from nightbell.devices.settings import DeviceSettings
 from nightbell.safety.evidence import Kind
-from nightbell.settings import setting
+from nightbell.settings import Installation, setting
 
 __all__ = [
     "AlarmSettings",
@@ -23,6 +24,7 @@ __all__ = [
     "SourceSettings",
     "SunSettings",
     "WindSettings",
+    "check_world",
     "kind_of",
     "scaled",
 ]
@@ -216,3 +218,18 @@ def scaled(settings: T, rate: float) -> T:
         elif one.metadata.get("unit") == "s" and isinstance(value, int | float):
             changes[one.name] = max(value / rate, min(value, LEAST_REAL_S))
     return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+
+
+def check_world(installation: Installation, settings: SafetySettings) -> None:
+    """A simulated clock with a real dome, or the other way round, is refused: simulated weather must never open a real dome."""
+    clock = installation.settings.clock
+    if clock.kind != "simulator":
+        return
+    place = urlsplit(clock.url)
+    strangers = [name for name, one in settings.devices.items() if (one.host, one.port) != (place.hostname, place.port)]
+    if strangers:
+        raise BadInput(
+            f"{', '.join(strangers)} is not at the simulator {place.netloc}, whose clock this installation keeps",
+            where="modules/safety.toml: devices",
+            remedy="Keep the system's clock at a real observatory, or let the simulator serve every device",
+        )
