@@ -1,0 +1,18 @@
+"""From a notice to targets. Pure data in, data out; only module.py knows the bus and only sources/ know a network.
+
+    sources/     where notices come from: folder, voevent (VTP), kafka          raw bytes, on disk first
+    notices/     VOEvent, igwn JSON, Avro, missions' JSON -> one `Alert`        who says it is a drill
+    lifecycle    (what is known, a notice) -> what to do                        one table
+    policy       rules in data -> follow, watch, ignore, each clause explained
+    healpix      positions <-> cells of the sphere
+    fits_table   bytes of a stranger -> columns, checked before anything is allocated
+    skymap       columns -> `SkyMap`: cells of mixed size, credible levels, areas, volumes
+    catalog      CSV or GLADE+ -> a folder of columns, mapped into memory
+    ranking      cells x galaxies -> `p_host` of each galaxy
+    tiles        what to point at when no catalogue reaches that far
+    visibility   which of them a site can observe tonight, and when
+    answers      the whole chain as one call: what `nightbell alert` prints
+    module       the robot: journals, decides, publishes alert.* and targets.*
+
+Public: `notices.read_notice`, `skymap.read_skymap`, `catalog.open_catalog`, `ranking.rank_galaxies`, `policy.load_policy`.
+"""
