@@ -283,6 +283,7 @@ def test_what_is_told_says_verdict_shutter_and_reasons(night: Night) -> None:
     assert night.rung == [], "an ordinary closing calls nobody"
 
 
+@pytest.mark.slow
 def test_the_demos_settings_keep_a_good_night_open_at_sixty_fold_speed_and_close_in_rain(tmp_path: Path) -> None:
     world = replace(WORLD, rate=60.0, dome=EnclosureSettings(shutter_travel_s=25.0))
     demo = load_installation(Path(__file__).resolve().parents[2] / "conf/demo").module_settings("safety", SafetySettings)

@@ -458,36 +458,33 @@ class Kernel:
 
     async def _close_for_ever(self) -> None:
         """Carry out orders, one at a time, on a connection that nothing else uses."""
-        config = self.settings.devices["dome"]
-        dome: Any = None
-        while True:
-            order = await asyncio.to_thread(self._orders.get)
-            if order is None:
-                break
+        dome: Any = await self._connected_dome()  # beforehand: the first order must not wait for it
+        while (order := await asyncio.to_thread(self._orders.get)) is not None:
             wish, why = order
-            began = time.monotonic()
-            try:
-                if wish is Wish.SECOND_PATH:
-                    await asyncio.to_thread(self._second_path)
-                if dome is None:
-                    dome = self._open_device("dome", config, self._clock, name="safety dome (close)")
-                await dome.close_shutter(deadline_s=self.settings.closing.deadline_s)
-                self._log.warning("dome.close_sent", why=why, took_ms=round(1000 * (time.monotonic() - began)), wish=wish.value)
-            except Exception as error:  # noqa: BLE001 - the loop orders again; what matters is that the next try has a new connection
-                self._log.error("dome.close_failed", why=why, error=str(error), wish=wish.value)
-                await _give_up(dome)
-                # A driver that was started again wants to be connected first; the next order finds it so.
-                dome = await self._connected_dome(config)
+            if wish is Wish.SECOND_PATH:
+                await asyncio.to_thread(self._second_path)
+            # A second try at once, connected anew: a driver that was started again has forgotten us.
+            for attempt in (1, 2):
+                began = time.monotonic()
+                try:
+                    dome = dome or await self._connected_dome()
+                    await dome.close_shutter(deadline_s=self.settings.closing.deadline_s)
+                except Exception as error:  # noqa: BLE001 - whatever broke: the loop orders again until the sensor says closed
+                    self._log.error("dome.close_failed", why=why, attempt=attempt, error=str(error), wish=wish.value)
+                    await _give_up(dome)
+                    dome = None
+                else:
+                    took_ms = round(1000 * (time.monotonic() - began))
+                    self._log.warning("dome.close_sent", why=why, took_ms=took_ms, wish=wish.value)
+                    break
         await _give_up(dome)
 
-    async def _connected_dome(self, config: Any) -> Any:
-        dome = self._open_device("dome", config, self._clock, name="safety dome (close)")
+    async def _connected_dome(self) -> Any:
+        dome = self._open_device("dome", self.settings.devices["dome"], self._clock, name="safety dome (close)")
         try:
             await dome.connect(deadline_s=self.settings.closing.deadline_s)
-        except NightbellError as error:
-            self._log.error("dome.not_reachable", error=str(error))
-            await _give_up(dome)
-            return None
+        except NightbellError as error:  # reading its name may fail where closing works
+            self._log.error("dome.not_connected", error=str(error))
         return dome
 
     def _second_path(self) -> None:

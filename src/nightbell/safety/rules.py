@@ -200,11 +200,13 @@ def _shelters(findings: Iterable[Finding], memory: Memory, table: Mapping[str, H
 
 
 def _texts(in_force: Memory, table: Mapping[str, Hazard], now_ns: int, actions: tuple[Action, ...]) -> tuple[str, ...]:
-    return tuple(
-        track.text if track.last_ns == now_ns else f"{track.text} (over now; its clear time runs)"
-        for (name, _), track in in_force.items()
-        if table[name].action in actions
+    """In the order of the table, each sentence once. What is bad now comes first."""
+    rows = sorted(
+        ((track.last_ns != now_ns, table[name].row, track.text) for (name, _), track in in_force.items() if table[name].action in actions)
     )
+    now = dict.fromkeys(text for is_over, _, text in rows if not is_over)
+    over = dict.fromkeys(f"{text} (over now; its clear time runs)" for is_over, _, text in rows if is_over and text not in now)
+    return (*now, *over)
 
 
 def _alarms(in_force: Memory, table: Mapping[str, Hazard], now_ns: int) -> Iterator[Alert]:
@@ -304,11 +306,14 @@ def _judge_weather(seen: Seen, now_ns: int, limits: SafetySettings, findings: li
             why = f"{name} of {seen.source} is no number: {reading.value if reading else None!r}"
         if why:
             unknown[name] = why
-            findings.append(Finding(_HAZARD_OF[name][0], f"{seen.source}.{name}", why, at_once=True))
         elif value is not None:
             known[name] = value
+    if len(unknown) == len(limits.watched):  # one cause, one sentence
+        first = next(iter(unknown.values()), "nothing is watched")
+        unknown = dict.fromkeys(unknown, f"nothing is known from {seen.source}: {first}" if seen.answered_ns else _never_read(seen))
+    findings.extend(Finding(_HAZARD_OF[name][0], f"{seen.source}.{name}", why, at_once=True) for name, why in unknown.items())
     if unknown:
-        findings.append(Finding("source", seen.source, "; ".join(dict.fromkeys(unknown.values())), at_once=True))
+        findings.append(Finding("source", seen.source, next(iter(unknown.values())), at_once=True))
     bad = {finding.source.partition(".")[2]: finding for finding in _bad_weather(seen, known, now_ns, limits)}
     findings.extend(bad.values())
     for name in limits.watched:
@@ -327,6 +332,10 @@ def _judge_weather(seen: Seen, now_ns: int, limits: SafetySettings, findings: li
                 reason=unknown.get(name, "") or (finding.text if finding else ""),
             )
         )
+
+
+def _never_read(seen: Seen) -> str:
+    return f"{seen.source} has not been read" + (f": {seen.lost}" if seen.lost else "")
 
 
 def _bad_weather(seen: Seen, known: Mapping[str, float], now_ns: int, limits: SafetySettings) -> Iterator[Finding]:
