@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nightbell.console.app import LogRow
+from nightbell.console.app import LogRow, Picture
 from nightbell.contracts.commands import Abort, CloseDome
 
 from .house import RunningConsole, until
@@ -130,6 +132,35 @@ def test_without_javascript_the_page_is_whole_and_abort_works(page: Any, console
     assert "abort by maria" in plain.locator("#answers").inner_text()
     assert len(console.house.asked) == 2
     context.close()
+
+
+def test_the_red_theme_paints_no_pixel_that_is_not_red(page: Any, console: RunningConsole, tmp_path: Path) -> None:
+    import numpy as np
+    from astropy.io import fits
+    from PIL import Image
+
+    frame = tmp_path / "frame.fits"
+    fits.PrimaryHDU(np.random.default_rng(1).integers(400, 700, (64, 64)).astype(np.uint16)).writeto(frame)
+    console.house.frames["f1/raw"] = Picture("f1", "raw", str(frame), "abc", "LIGHT NGC4993 r")
+    enter(page, console)
+    page.get_by_role("button", name="red").click()
+    until(lambda: page.locator("html").get_attribute("data-theme") == "red")
+    page.locator("img").scroll_into_view_if_needed()
+    until(lambda: bool(page.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")))
+    shot = np.asarray(Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB"))
+    assert shot[..., 0].max() > 200
+    assert shot[..., 1:].max() <= 40
+
+
+def test_keyboard_alone_reaches_abort_and_leaves_a_visible_focus(page: Any, console: RunningConsole) -> None:
+    enter(page, console)
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "ABORT":
+            break
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    until(lambda: len(console.house.asked) == 2)
 
 
 def test_a_lost_link_is_said_and_moving_commands_are_off_but_abort_is_not(page: Any, console: RunningConsole) -> None:
