@@ -235,12 +235,54 @@ def test_a_go_token_of_before_the_rain_does_not_hold_after_it(night: Night) -> N
         night.kernel.renew_lease("telescope:1", 99)
 
 
-def test_close_asked_by_a_human_closes_at_once_and_is_read_back(night: Night) -> None:
+def test_d6_close_asked_by_a_human_closes_at_once_whatever_the_mount_does(night: Night) -> None:
     night.open()
+    night.simulator.post("fault", device="telescope", member="*", kind="hang")
     assert night.kernel.close("the operator wants it")["ordered"]
     assert until(lambda: night.simulator.truth()["shutter_state"] in (1, 3), 1.0) < 1.0
     until(lambda: night.simulator.truth()["dome_closed"], TRAVEL_S + 4)
     until(lambda: night.verdict() is Verdict.SAFE, 8)
+
+
+def test_a_kernel_that_does_not_decide_gives_neither_go_nor_lease(simulator: SimulatedObservatory, tmp_path: Path) -> None:
+    kernel = Night(simulator, tmp_path, quick_settings(simulator.port)).kernel
+    with pytest.raises(Refused, match="nothing has been decided"):
+        kernel.request_go()
+    with pytest.raises(Refused, match="nothing has been decided"):
+        kernel.renew_lease("telescope:1", 1)
+    assert kernel.report()["verdict"] == "unsafe"
+
+
+def test_a_clock_that_jumps_forbids_opening(simulator: SimulatedObservatory, tmp_path: Path) -> None:
+    class Jumpy(WorldClock):
+        ahead_ns = 0
+
+        def now_ns(self) -> int:
+            return super().now_ns() + self.ahead_ns
+
+    night = Night(simulator, tmp_path, quick_settings(simulator.port))
+    clock = Jumpy(simulator)
+    night.kernel = Kernel(quick_settings(simulator.port), SITE, clock, night.desk, home=tmp_path, tell=night.told.append)
+    night.start()
+    until(lambda: night.verdict() is Verdict.SAFE, 10)
+    clock.ahead_ns = 5_000_000_000
+    until(lambda: bool(night.kernel.decision and night.kernel.decision.against_opening), 2)
+    with pytest.raises(Refused, match="clock jumped"):
+        night.kernel.request_go()
+    assert night.verdict() is Verdict.SAFE, "an open dome may stay open"
+    night.stop()
+
+
+def test_a_host_that_slept_knows_nothing_any_more(simulator: SimulatedObservatory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        pytest.skip("this system's monotonic clock goes on while it sleeps")
+    night = Night(simulator, tmp_path, quick_settings(simulator.port))
+    night.start()
+    until(lambda: night.verdict() is Verdict.SAFE, 10)
+    real, slept_ns = time.clock_gettime_ns, 60_000_000_000
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda which: real(which) + slept_ns)
+    until(lambda: night.verdict() is Verdict.UNSAFE, 2)
+    night.stop()
 
 
 def test_a_stuck_shutter_is_ordered_again_and_calls_a_human(night: Night) -> None:
