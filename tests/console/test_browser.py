@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nightbell.console.app import LogRow, Picture
-from nightbell.contracts.commands import Abort, CloseDome
+from nightbell.contracts.commands import Abort, AcknowledgeAlarm, CloseDome
 
 from .house import RunningConsole, until
 
@@ -85,6 +85,15 @@ def test_a_night_in_the_browser(page: Any, console: RunningConsole) -> None:
     until(lambda: "safety" in page.locator("#said").inner_text())
     assert {type(command) for command in console.house.asked} == {Abort, CloseDome}
     until(lambda: "abort by maria" in page.locator("#answers").inner_text())
+
+    # An alarm that was raised after the page was loaded can be taken.
+    console.house.asked.clear()
+    alarm = {"id": "a2", "key": "k2", "severity": "critical", "text": "the dome does not close", "state": "raised"}
+    console.house.safety["alarms"] = [alarm]
+    console.console.tell_tiles(("alarms",))
+    until(lambda: "does not close" in page.locator("#tile-alarms").inner_text())
+    page.locator("#tile-alarms").get_by_role("button", name="Take alarm").click()
+    until(lambda: console.house.asked == [AcknowledgeAlarm(alarm_id="a2", by="maria")])
 
     # Esc Esc is abort as well.
     console.house.asked.clear()

@@ -170,8 +170,8 @@ class Console:
         self.hub.publish("tile", {"name": "pictures", "html": html})
 
     def tile_html(self, tile: Tile) -> str:
-        """A tile's inside."""
-        return self._env.get_template("tile.html").render(tile=tile)
+        """A tile's inside, for everybody: forms in it get their token from the page that takes it in."""
+        return self._env.get_template("tile.html").render(tile=tile, session=None, actions=ACTIONS, command_id=uuid7)
 
     def _tell_answers(self) -> None:
         html = self._env.get_template("answers.html").render(answers=list(self._answers)[::-1])
@@ -200,7 +200,6 @@ class Console:
         rows = await asyncio.to_thread(self.house.log_rows, kind="", text="", limit=30)
         reports = self.house.reports()
         night = str(reports.get("telescope", {}).get("night") or "")
-        alarms = [one for one in reports.get("safety", {}).get("alarms") or () if one.get("state") == "raised"]
         return self._render(
             request,
             "tonight.html",
@@ -209,7 +208,6 @@ class Console:
             pictures=self.house.pictures(),
             answers=list(self._answers)[::-1],
             night=night,
-            alarms=alarms,
         )
 
     async def events(self, request: Request) -> Response:

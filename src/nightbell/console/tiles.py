@@ -26,6 +26,8 @@ class Row:
     limit_s: float = STALE_S
     state: str = ""
     """"", good, bad, or busy; said by a word in `text` too, never by colour alone."""
+    alarm_id: str = ""
+    """An alarm that can be taken: a button stands beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +246,7 @@ def _alarms(safety: Heard, now: float) -> Tile:
             f"{one.get('severity')}, {one.get('state')}",
             str(one.get("text")),
             state="bad" if one.get("state") == "raised" and one.get("severity") != "info" else "",
+            alarm_id=str(one.get("id") or "") if one.get("state") == "raised" else "",
         )
         for one in alarms
     )

@@ -41,6 +41,10 @@ async function poll(now) {
 // -- messages --------------------------------------------------------------------------------------------------------------
 function replace(box, html) {
   box.innerHTML = html; // made by the server's templates, which escape every value
+  for (const form of box.querySelectorAll("form.do")) {
+    form.elements.token.value = document.querySelector("[name=token]").value;
+    wire(form);
+  }
   box.classList.add("fresh");
   setTimeout(() => box.classList.remove("fresh"), 600);
 }
@@ -92,7 +96,7 @@ if (window.SharedWorker) {
 setInterval(ages, 500);
 
 // -- buttons: without this file they are plain forms ------------------------------------------------------------------------
-for (const form of document.querySelectorAll("form.do")) {
+function wire(form) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const verb = form.dataset.verb;
@@ -109,6 +113,8 @@ for (const form of document.querySelectorAll("form.do")) {
     } finally { clearTimeout(late); }
   });
 }
+
+for (const form of document.querySelectorAll("form.do")) wire(form);
 
 function uuid() {
   const random = crypto.getRandomValues(new Uint8Array(16));
