@@ -17,7 +17,8 @@ __all__ = ["WebServer", "allowed_hosts", "bind"]
 def bind(host: str, port: int) -> socket.socket:
     """A socket on (host, port); port 0 takes a free one. Raises `Failed`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family)
+    # The protocol is named because asyncio sets TCP_NODELAY only then: without it every answer takes 40 ms more.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows: SO_REUSEADDR would let two programs share the port
             made.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
