@@ -180,12 +180,11 @@ def rank(
         )
     lists: dict[str, Any] = {}
     if observatories:
-        from nightbell.alerts.targets import targets_for  # noqa: PLC0415  # brings the ephemeris, which ranking alone does not need
+        from nightbell.alerts.targets import targets_of  # noqa: PLC0415  # brings the ephemeris, which ranking alone does not need
 
         with watch.step("visibility"):
-            for name, observatory in observatories.items():
-                found = targets_for(name, observatory, notice.alert, ranking, tiles, now_ns=now_ns)
-                lists[name] = [msgspec.to_builtins(target) for target in found]
+            found = targets_of(observatories, notice.alert, ranking, tiles, now_ns=now_ns if now_ns is not None else time.time_ns())
+            lists = {name: [msgspec.to_builtins(target) for target in targets] for name, targets in found.items()}
     with watch.step("credible"):
         credible = {
             "area_50_deg2": sky.area_deg2(0.5),

@@ -210,7 +210,7 @@ def from_rows(rows: Iterable[dict[str, Any]], *, source: str, region: Region | N
         for name in COLUMNS:
             value = row.get(name)
             columns[name].append(math.nan if value is None else value)
-    arrays = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
+    arrays: dict[str, Any] = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
     cell = cells_of(arrays["ra_deg"], arrays["dec_deg"]) if names else np.empty(0, dtype=np.int64)
     by = np.lexsort((arrays["dist_mpc"], cell))
     tally["kept"] = len(names)

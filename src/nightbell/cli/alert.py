@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, note, reports_errors, table
+from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
 
 if TYPE_CHECKING:
     from nightbell.alerts.policy import Policy
     from nightbell.alerts.settings import AlertsSettings
     from nightbell.settings import Installation
+
+
+SUBMIT_TIMEOUT_S = 90.0
 
 
 @click.group()
@@ -32,7 +35,7 @@ skymap_option = click.option(
 )
 
 
-def _installation(conf: Path | None) -> tuple[Installation, AlertsSettings] | None:
+def _installation(conf: Path | str | None) -> tuple[Installation, AlertsSettings] | None:
     from nightbell.alerts.settings import AlertsSettings
     from nightbell.settings import load_installation
 
@@ -142,6 +145,7 @@ def rank(
     from nightbell.alerts.answers import rank as rank_notice
     from nightbell.alerts.catalog import open_catalog
     from nightbell.alerts.notices.reading import read_notice
+    from nightbell.cli.processes import find_conf
     from nightbell.contracts.errors import BadInput
     from nightbell.contracts.instants import parse_utc
 
@@ -156,7 +160,7 @@ def rank(
         broken = next((text for text in read.warnings if "skymap" in text or "radius" in text), None)
         at = f" (it names {read.alert.skymap_url})" if read.alert.skymap_url else ""
         raise BadInput(broken or f"carries no sky map{at}", where="" if broken else str(notice), remedy="Give one: --skymap FILE")
-    here = _installation(conf)
+    here = _installation(conf if conf is not None or no_visibility else find_conf(None))
     if here is None and not no_visibility:
         raise BadInput("no observatory is named", where="--conf", remedy="Give --conf DIR, or --no-visibility to rank alone")
     if catalog is None:
@@ -238,13 +242,10 @@ def submit(notice: Path, skymap: Path | None, conf: Path | None, *, confirm: boo
       nightbell alert submit S230518h-Initial.json --conf conf/demo
     """
     from nightbell.alerts.notices.reading import read_notice
-    from nightbell.cli.asking import ask
-    from nightbell.contracts.commands import SubmitNotice
 
     read_notice(notice)
-    command = SubmitNotice(path=str(notice.resolve()), skymap=None if skymap is None else str(skymap.resolve()), confirm=confirm)
-    done = ask(conf, "alerts", command, timeout_s=60.0, progress=note)
-    answer(done, as_json)
+    fields = {"path": str(notice.resolve()), "skymap": None if skymap is None else str(skymap.resolve()), "confirm": confirm}
+    answer(_submit(conf, fields), as_json)
 
 
 @alert.command()
@@ -265,8 +266,6 @@ def drill(out: Path | None, conf: Path | None, *, as_json: bool) -> None:
     import tempfile
     import time
 
-    from nightbell.cli.asking import ask
-    from nightbell.contracts.commands import SubmitNotice
     from nightbell.simulator.notice import write_drill
 
     folder = Path(tempfile.mkdtemp(prefix="nightbell-drill-")) if out is None else out
@@ -274,4 +273,13 @@ def drill(out: Path | None, conf: Path | None, *, as_json: bool) -> None:
     if out is not None:
         answer({"notice": str(path)}, as_json, str(path))
         return
-    answer(ask(conf, "alerts", SubmitNotice(path=str(path.resolve())), timeout_s=60.0, progress=note), as_json)
+    answer(_submit(conf, {"path": str(path.resolve())}), as_json)
+
+
+def _submit(conf: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
+    import nightbell
+    from nightbell.cli.processes import find_conf
+
+    with nightbell.connect(find_conf(conf), name="alert", wait_s=0.0) as connection:
+        done: dict[str, Any] = connection.ask("alerts", "submit_notice", timeout_s=SUBMIT_TIMEOUT_S, **fields)
+    return done

@@ -1,0 +1,34 @@
+"""Files that others put into a folder: each is journaled, then moved to `done/` (or `refused/` when it cannot be read)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from nightbell.alerts.notices.guards import read_bytes
+from nightbell.contracts.errors import NightbellError
+
+__all__ = ["watch_folder"]
+
+Take = Callable[..., object]
+Say = Callable[[str, str], None]
+_SUFFIXES = {".json", ".xml", ".avro", ".gz"}
+
+
+def watch_folder(folder: Path, take: Take, stopping: threading.Event, say: Say, *, poll_s: float) -> None:
+    """Until `stopping`. A file counts when its size has not changed between two looks, so that half of one is never read."""
+    for name in ("done", "refused"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    sizes: dict[Path, int] = {}
+    while not stopping.is_set():
+        now = {path: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.suffix.lower() in _SUFFIXES}
+        for path in [path for path, size in now.items() if sizes.get(path) == size]:
+            try:
+                take(read_bytes(path), path=path.name)
+                path.replace(folder / "done" / path.name)
+            except NightbellError as error:
+                say("alerts.inbox", str(error))
+                path.replace(folder / "refused" / path.name)
+        sizes = now
+        stopping.wait(poll_s)
