@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nightbell.console.app import Console, LogRow, Picture
+from nightbell.console.app import Console
 from nightbell.console.serving import WebServer, allowed_hosts, bind
 from nightbell.console.tiles import Tile, make_tiles
 from nightbell.console.users import Users
 from nightbell.console.watch import Heard
+from nightbell.console.words import LogRow, Picture
 from nightbell.contracts.commands import Command
 from nightbell.contracts.errors import NightbellError, Refused
 from nightbell.contracts.events import OperatorActed

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nightbell.console.app import LogRow, Picture
+from nightbell.console.words import LogRow, Picture
 from nightbell.contracts.commands import Abort, AcknowledgeAlarm, CloseDome
 
 from .house import RunningConsole, until

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from nightbell.console.app import LogRow, Picture
+from nightbell.console.words import LogRow, Picture
 from nightbell.contracts.commands import Abort, CalibrateNight, CloseDome, CloseNight, OpenNight
 
 from .conftest import PASSWORD, Person

@@ -36,12 +36,13 @@ from nightbell.console.live import Hub
 from nightbell.console.preview import Previewer
 from nightbell.console.tiles import TILES, Tile
 from nightbell.console.users import Session, Users
+from nightbell.console.words import LogRow, Picture
 from nightbell.contracts.commands import Command
 from nightbell.contracts.errors import NightbellError
 from nightbell.contracts.events import OperatorActed
 from nightbell.contracts.ids import uuid7
 
-__all__ = ["Answer", "Console", "House", "LogRow", "Picture", "make_app"]
+__all__ = ["Answer", "Console", "House", "make_app"]
 
 HERE = Path(__file__).resolve().parent
 CONFIRM_S = 30.0
@@ -49,29 +50,6 @@ FIRST_WAIT_S = 2.0
 """A button answers at the latest after this; what takes longer is told by the stream."""
 PICTURES = 32
 TRIES_WITHOUT_DELAY = 5
-
-
-@dataclass(frozen=True, slots=True)
-class LogRow:
-    """One event in the log."""
-
-    seq: int
-    at_utc: str
-    type: str
-    subject: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A frame that can be looked at."""
-
-    frame_id: str
-    kind: str
-    """raw or calibrated."""
-    path: str
-    sha256: str
-    title: str
 
 
 class House(Protocol):

@@ -10,14 +10,15 @@ from typing import Any
 import msgspec
 
 from nightbell.bus.module import Module, Turn, on, run_module
-from nightbell.console.app import Console, LogRow, Picture
+from nightbell.console.app import Console
 from nightbell.console.serving import WebServer, allowed_hosts, bind
 from nightbell.console.settings import ConsoleSettings
 from nightbell.console.tiles import Tile, make_tiles
 from nightbell.console.users import Users
 from nightbell.console.watch import Watch
+from nightbell.console.words import LogRow, Picture, in_words, pictures_of
 from nightbell.contracts.commands import ShowPlan, Status
-from nightbell.contracts.events import EVENTS, CalibrationDone, Event, FramesStored, OperatorActed
+from nightbell.contracts.events import EVENTS, Event, OperatorActed
 from nightbell.contracts.instants import format_utc
 from nightbell.settings import Installation
 
@@ -35,21 +36,19 @@ class ConsoleState(msgspec.Struct):
     """Kind -> key of its newest."""
 
 
-def _hears_everything(module: type[ConsoleModule]) -> None:
-    """Give `module` one handler per event type: the log must not miss a type that somebody adds."""
-    for kind in EVENTS.values():
-        name = f"note_{kind.type.replace('.', '_')}"
-        handler = _note(kind)
-        handler.__name__, handler.__qualname__ = name, f"{module.__name__}.{name}"
-        setattr(module, name, on(kind.type)(handler))
+def _listeners() -> dict[str, Any]:
+    """One handler per event type, by name: the log must not miss a type that somebody adds."""
+    return {f"note_{kind.type.replace('.', '_')}": on(kind.type)(_note(kind)) for kind in EVENTS.values()}
 
 
 def _note(kind: type[Event]) -> Any:
     def note(self: ConsoleModule, event: Event, turn: Turn[ConsoleState]) -> None:
         self.note(event, turn)
 
-    note.__annotations__ = {"event": kind, "turn": Turn[ConsoleState], "return": None}
+    note.__name__ = f"note_{kind.type.replace('.', '_')}"
+    note.__qualname__ = f"ConsoleModule.{note.__name__}"
     note.__doc__ = f"Into the log: {kind.type}."
+    note.__annotations__ = {"event": kind, "turn": Turn[ConsoleState], "return": None}
     return note
 
 
@@ -66,6 +65,8 @@ class ConsoleModule(Module[ConsoleState]):
       type TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
     );
     """
+    # The body of a class is a dictionary being filled: these are methods like any written out.
+    locals().update(_listeners())
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -221,46 +222,6 @@ def _rejected(rows: Any) -> list[dict[str, str]]:
             text = "; ".join(map(str, reasons)) if isinstance(reasons, list | tuple) else str(reasons)
             found.append({"name": str(row.get("name") or row.get("target_id") or ""), "reason": text})
     return found
-
-
-def pictures_of(event: Event) -> list[Picture]:
-    """The last raw frame of `frames.stored`, the last calibrated one of `calibration.done`, and their like before them."""
-    made: list[Picture] = []
-    if isinstance(event, FramesStored):
-        for frame in event.frames:
-            title = _title(frame.frame_type.value, frame.object_name, frame.filter, f"{frame.exposure_s:g} s", frame.date_obs_utc)
-            made.append(Picture(frame.frame_id, "raw", frame.path, frame.sha256, title))
-    elif isinstance(event, CalibrationDone):
-        for product in event.products:
-            if product.frame_id is not None and product.frame_type.upper() == "LIGHT":
-                title = _title(product.object_name, product.filter, f"{product.exposure_s:g} s", product.status)
-                made.append(Picture(product.frame_id, "calibrated", product.path, product.sha256, title))
-    return made
-
-
-def _title(*words: str | None) -> str:
-    return " ".join(word for word in words if word)
-
-
-def in_words(event: Event) -> str:
-    """An event as one line: its plain fields, the size of its lists."""
-    parts = []
-    for name in event.__struct_fields__:
-        value = getattr(event, name)
-        if isinstance(value, tuple | list | dict):
-            if value and all(isinstance(one, str) for one in value) and not isinstance(value, dict):
-                parts.append(f"{name}: {'; '.join(value)}")
-            elif value:
-                parts.append(f"{len(value)} {name}")
-        elif isinstance(value, msgspec.Struct):
-            title = getattr(value, "name", None) or getattr(value, "superevent_id", None)
-            parts.append(f"{name} {title}" if title else name)
-        elif value not in (None, "", False):
-            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-    return ", ".join(parts)[:600]
-
-
-_hears_everything(ConsoleModule)
 
 
 def run(installation: Installation, name: str) -> int:
