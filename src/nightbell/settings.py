@@ -38,6 +38,7 @@ __all__ = [
     "SiteSettings",
     "load_installation",
     "read_settings",
+    "read_toml",
     "setting",
 ]
 
@@ -123,12 +124,12 @@ class Installation:
         path = self.modules.get(name)
         if path is None:
             return read_settings({}, kind, where=f"modules/{name}.toml (absent)")
-        return read_settings(_read_toml(path), kind, where=str(path))
+        return read_settings(read_toml(path), kind, where=str(path))
 
     def broker_of(self, name: str) -> str:
         """Name of the broker that module `name` talks to: its `broker` key, else the first broker."""
         path = self.modules.get(name)
-        table = _read_toml(path) if path is not None else {}
+        table = read_toml(path) if path is not None else {}
         broker = table.get("broker") or next(iter(self.settings.brokers))
         if broker not in self.settings.brokers:
             raise BadInput(
@@ -145,7 +146,8 @@ class Installation:
         return folder
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """A settings file as a table. Raises `BadInput` naming the file and the line."""
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise BadInput("larger than 1 MiB", where=str(path), remedy="A settings file is a page of text")
@@ -163,7 +165,7 @@ def load_installation(folder: str | Path | None = None, *, home: str | Path | No
         raise BadInput("no installation is named", where="--conf", remedy="Give --conf DIR or set NIGHTBELL_CONF")
     root = Path(chosen).resolve()
     path = root / "observatory.toml"
-    settings = read_settings(_read_toml(path), InstallationSettings, where=str(path))
+    settings = read_settings(read_toml(path), InstallationSettings, where=str(path))
     modules = {file.stem: file for file in sorted((root / "modules").glob("*.toml"))}
     chosen_home = home or os.environ.get("NIGHTBELL_HOME") or settings.home or Path.home() / ".nightbell" / settings.site.name
     state = Path(chosen_home)

@@ -7,7 +7,6 @@ away the module works on; the thread dials again with growing pauses, says HELLO
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import os
 import queue
 import random
@@ -152,7 +151,7 @@ class Client(threading.Thread):
         self._confirmed_n = 0
         self._at_work: tuple[Delivery, float] | None = None
         self._lookups: dict[str, list[concurrent.futures.Future[wire.Found]]] = {}
-        self._context = zmq.Context.instance()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._wake_address = f"inproc://wake-{uuid.uuid4()}"
         self._wake_end = self._context.socket(zmq.PAIR)
         self._wake_end.bind(self._wake_address)
@@ -274,7 +273,7 @@ class Client(threading.Thread):
                 if self._ending.is_set():
                     break
                 pause_s = 0.2 if time.monotonic() - began > 2 * SILENCE_S else min(5.0, 1.6 * pause_s)
-                wait_s = retry_s if retry_s is not None else pause_s * random.uniform(0.5, 1.0)  # noqa: S311  (spreads re-dials)
+                wait_s = retry_s if retry_s is not None else pause_s * random.uniform(0.5, 1.0)
                 self._ending.wait(wait_s)
         finally:
             self._wake_end.close(0)
@@ -474,7 +473,9 @@ class Client(threading.Thread):
 
     def _refused(self, refuse: wire.Refuse) -> _End:
         if refuse.text != self.refusal:
-            self.log.error("bus.refused", broker=self.broker, code=refuse.code, text=refuse.text, remedy=refuse.remedy, holder=refuse.holder)
+            self.log.error(
+                "bus.refused", broker=self.broker, code=refuse.code, text=refuse.text, remedy=refuse.remedy, holder=refuse.holder
+            )
         self.refusal = refuse.text
         if refuse.code == "fenced":
             self._on_fenced(refuse.text)
@@ -547,7 +548,7 @@ class Client(threading.Thread):
         waiting = sub.waiting_for_redelivery_since
         expected = head.prev == sub.prev or (waiting is not None and head.prev == sub.rejected)
         if not expected or len(envelopes) != len(head.seqs):
-            if waiting is not None and time.monotonic() - waiting < 90.0:  # noqa: PLR2004  (longer than the longest back-off)
+            if waiting is not None and time.monotonic() - waiting < 90.0:
                 return
             sub.generation += 1
             self.log.warning("bus.gap", broker=self.broker, sub=sub.sub, expected=sub.prev, got=head.prev)
@@ -578,11 +579,7 @@ class Client(threading.Thread):
 
     def _acknowledge_now(self, session: _Session, sub: Subscription) -> None:
         upto = sub.to_ack
-        if (
-            sub.ready
-            and upto > sub.acked
-            and self._send(session, wire.Ack(sub=sub.sub, epoch=sub.epoch, upto=upto, fence=self.fence))
-        ):
+        if sub.ready and upto > sub.acked and self._send(session, wire.Ack(sub=sub.sub, epoch=sub.epoch, upto=upto, fence=self.fence)):
             sub.acked = upto
 
     def _say_at_work(self, session: _Session, now: float) -> None:

@@ -97,7 +97,7 @@ class CommandServer(threading.Thread):
     ) -> None:
         super().__init__(name="commands", daemon=True)
         self.module, self._kinds, self._handle, self._store, self.log = name, commands, handle, store, log
-        context = zmq.Context.instance()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket = context.socket(zmq.ROUTER)
         for option, value in (
             (zmq.LINGER, 0),
@@ -140,8 +140,10 @@ class CommandServer(threading.Thread):
                 remedy="Look at the state, then send a new command",
                 code="interrupted",
             )
-            packed = _packed(wire.Result(id=identity, ok=False, error=error.as_dict()))
-            self._store.write(lambda db, p=packed, i=identity: db.execute("UPDATE command SET state = 'done', answer = ? WHERE id = ?", (p, i)))
+            self._store_answer(identity, _packed(wire.Result(id=identity, ok=False, error=error.as_dict())))
+
+    def _store_answer(self, identity: str, packed: bytes) -> None:
+        self._store.write(lambda db: db.execute("UPDATE command SET state = 'done', answer = ? WHERE id = ?", (packed, identity)))
 
     @property
     def running(self) -> str:
@@ -331,8 +333,7 @@ class CommandServer(threading.Thread):
         if job.kind is CommandClass.ONCE and not (isinstance(answer, wire.Result) and answer.ok):
             # Refused and failed ones are answered the same when asked again; a done one was written with its effects.
             stored = answer if isinstance(answer, wire.Result) else wire.Result(id=job.call.id, ok=False, error=_error_of(answer))
-            packed, identity = _packed(stored), job.call.id
-            self._store.write(lambda db: db.execute("UPDATE command SET state = 'done', answer = ? WHERE id = ?", (packed, identity)))
+            self._store_answer(job.call.id, _packed(stored))
         with self._jobs_lock:
             self._jobs.pop(job.call.id, None)
             self._given[job.call.id] = answer
@@ -426,7 +427,8 @@ def ask_at(
     made_at = time.monotonic()
     until = made_at + timeout_s
     call_id = identity or str(uuid.uuid4())
-    with zmq.Context.instance().socket(zmq.DEALER) as sock:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    with context.socket(zmq.DEALER) as sock:
         set_client_options(sock)
         # Commands may be sent before the connection stands; they carry their age and expire.
         sock.setsockopt(zmq.IMMEDIATE, 0)
@@ -468,9 +470,13 @@ def ask_at(
                 return _ended(answer, module, verb)
     if accepted:
         raise Failed(
-            f"{module} accepted {verb} but has not answered within {timeout_s:g} s", where=endpoint, remedy="It may still be at it: see `nightbell status`"
+            f"{module} accepted {verb} but has not answered within {timeout_s:g} s",
+            where=endpoint,
+            remedy="It may still be at it: see `nightbell status`",
         )
-    raise Missing(f"{module} does not answer within {timeout_s:g} s", where=endpoint, remedy=f"Is it running? Start it: nightbell run {module}")
+    raise Missing(
+        f"{module} does not answer within {timeout_s:g} s", where=endpoint, remedy=f"Is it running? Start it: nightbell run {module}"
+    )
 
 
 def _ended(answer: wire.Head, module: str, verb: str) -> dict[str, Any]:

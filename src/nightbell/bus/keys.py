@@ -81,7 +81,9 @@ def read_secret(folder: Path, name: str) -> tuple[bytes, bytes]:
     """(public, secret) of `name`. Raises `Missing`, `BadInput`, or `Refused` when others can read the file."""
     path = folder / f"{name}.key_secret"
     if os.name != "nt" and path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise Refused("others can read this secret key", where=str(path), remedy=f"chmod 600 {path.name}, and make a new one if it was read")
+        raise Refused(
+            "others can read this secret key", where=str(path), remedy=f"chmod 600 {path.name}, and make a new one if it was read"
+        )
     public, secret = _load(path)
     if secret is None:
         raise BadInput("holds no secret key", where=str(path), remedy="Make the pair anew: nightbell keys make")
@@ -104,7 +106,7 @@ def server_options(sock: zmq.Socket[Any], installation: Installation, name: str)
     trusted = folder / "authorized"
     if not trusted.is_dir():
         raise Missing("nobody is let in: there is no such folder", where=str(trusted), remedy="nightbell keys trust FILE")
-    context = zmq.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     with _lock:
         # One authenticator per context: a second would fail to bind its inproc address.
         if id(context) not in _authenticators:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import logging
 import os
 import queue
 import signal
@@ -41,6 +40,7 @@ from nightbell.bus import wire
 from nightbell.bus.client import Client, Delivery, Subscription
 from nightbell.bus.commands import CommandServer, Progress, ask_at, endpoint_file, read_endpoint
 from nightbell.bus.locks import FolderLock
+from nightbell.bus.logs import set_up_logging
 from nightbell.bus.turn import EnvelopeSeen, Store, Turn
 from nightbell.contracts.commands import Command, Shutdown, Status, commands_of
 from nightbell.contracts.errors import BadInput, Missing, NightbellError
@@ -50,7 +50,7 @@ from nightbell.contracts.states import CommandClass
 from nightbell.settings import Installation
 from nightbell.sky.clock import Clock, make_clock
 
-__all__ = ["Module", "Progress", "Turn", "answers", "on", "run_module", "set_up_logging"]
+__all__ = ["Module", "Progress", "Turn", "answers", "on", "run_module"]
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -173,7 +173,7 @@ class Module(Generic[S]):
 
     @property
     def fence(self) -> int:
-        """This instance's fencing token: grows with each new holder of the module's name."""
+        """The fencing token of this instance: grows with each new holder of the module's name."""
         return self._client.fence
 
     @contextmanager
@@ -188,6 +188,10 @@ class Module(Generic[S]):
             raise
         if turn.published:
             self._client.wake()
+
+    def curve_to(self, server: str) -> Callable[[Any], None] | None:
+        """How this module's sockets make themselves known to `server`; None without keys."""
+        return _client_curve(self.installation, self.module_name, server)
 
     def ask(
         self, module: str, command: Command, *, timeout_s: float = 5.0, progress: Callable[[float | None, str], None] | None = None
@@ -286,7 +290,7 @@ class Module(Generic[S]):
         except (wire.WireError, msgspec.DecodeError, BadInput, KeyError, RecursionError) as error:
             # Trying again would not make it better.
             self._counters["failed"] += 1
-            self.log.error("event.refused", seq=delivery.seq, error=str(error))
+            self.log.warning("event.refused", seq=delivery.seq, error=str(error))
             self._client.reject(delivery, f"{type(error).__name__}: {error}", final=True, max_attempts=1)
             return
         seen = EnvelopeSeen(
@@ -406,7 +410,9 @@ def _handlers_of(kind: type[Module[Any]]) -> dict[str, _Heard]:
             continue
         event_kind = EVENTS.get(mark.type)
         if event_kind is None:
-            raise BadInput(f"{kind.__name__}.{name} hears {mark.type!r}, which is no event", where="@on", remedy="See contracts.events.EVENTS")
+            raise BadInput(
+                f"{kind.__name__}.{name} hears {mark.type!r}, which is no event", where="@on", remedy="See contracts.events.EVENTS"
+            )
         annotated = _hint(handler, "event")
         if annotated is not event_kind:
             raise BadInput(
@@ -458,24 +464,6 @@ def _client_curve(installation: Installation, name: str, server: str) -> Callabl
     from nightbell.bus import keys  # noqa: PLC0415
 
     return lambda sock: keys.client_options(sock, installation, name, server)
-
-
-def set_up_logging() -> None:
-    """Structured logs on stderr: for humans on a terminal, one JSON object per line elsewhere."""
-    human = sys.stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(default=str)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
 
 
 def run_module(kind: type[Module[Any]], installation: Installation, *, name: str | None = None) -> int:

@@ -59,7 +59,9 @@ class Outbox:
         )
         return int(db.execute("SELECT n FROM outbox WHERE id = ?", (identity,)).fetchone()[0])
 
-    def unconfirmed(self, db: sqlite3.Connection, *, after: int, limit: int = 256, largest: int = LARGEST_BATCH_BYTES // 2) -> list[OutboxRow]:
+    def unconfirmed(
+        self, db: sqlite3.Connection, *, after: int, limit: int = 256, largest: int = LARGEST_BATCH_BYTES // 2
+    ) -> list[OutboxRow]:
         """The next consecutive rows behind `after` that may go in one batch. Raises `Failed` on a damaged row."""
         rows: list[OutboxRow] = []
         size = 0

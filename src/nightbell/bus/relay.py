@@ -20,6 +20,9 @@ from nightbell.settings import Installation, setting
 
 __all__ = ["Relay", "RelaySettings", "run"]
 
+MANY_TRIES = 1000
+"""Carrying cannot fail for the event's sake, so an event is not given up for a day of trouble with the disk."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RelaySettings:
@@ -58,6 +61,10 @@ class Relay(Module[RelayState]):
                 raise BadInput(
                     f"{name!r} is no broker of this installation", where=f"modules/relay.toml: {key}", remedy=f"Use {', '.join(brokers)}"
                 )
+        if self.installation.broker_of(self.module_name) != settings.target:
+            raise BadInput(
+                "the relay's own broker is not its target", where="modules/relay.toml: broker", remedy=f'Set broker = "{settings.target}"'
+            )
         self._source = Client(
             brokers[settings.source].door,
             name=self.module_name,
@@ -90,11 +97,16 @@ class Relay(Module[RelayState]):
             try:
                 envelope = wire.decode_envelope(delivery.envelope)
             except wire.WireError as error:
-                self.log.error("event.refused", seq=delivery.seq, error=str(error))
+                self.log.warning("event.refused", seq=delivery.seq, error=str(error))
                 self._source.reject(delivery, str(error), final=True, max_attempts=1)
                 continue
-            if not self._store.has_handled(envelope.id):
-                self._carry(delivery.sub, delivery.epoch, delivery.seq, envelope)
+            try:
+                if not self._store.has_handled(envelope.id):
+                    self._carry(delivery.sub, delivery.epoch, delivery.seq, envelope)
+            except Exception as error:  # a full disk, say: it will come again
+                self.log.exception("event.failed", seq=delivery.seq)
+                self._source.reject(delivery, str(error), final=False, max_attempts=MANY_TRIES)
+                continue
             self._source.acknowledge(delivery)
 
     def _carry(self, sub: str, epoch: int, seq: int, envelope: wire.Envelope) -> None:

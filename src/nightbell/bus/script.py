@@ -140,7 +140,7 @@ class Connection:
         )
 
     def _look_up(self, module: str) -> str:
-        found = self._of_broker(self.installation.broker_of(module))._request(wire.Lookup(name=module), wire.Found)[0]
+        found = self._of_broker(self.installation.broker_of(module)).request(wire.Lookup(name=module), wire.Found)[0]
         if found.commands is None:
             raise Missing(f"nobody knows where {module} answers", where=module, remedy=f"Start it: nightbell run {module}")
         return found.commands
@@ -177,7 +177,7 @@ class Connection:
         self._session()
         self._n += 1
         head = wire.Publish(fence=self._fence, n0=self._n, count=1, prevn=self._n - 1, previd=self._last_id)
-        ok, _ = self._request(head, wire.Ok, body=wire.encode_batch([wire.encode_envelope(envelope)]))
+        ok, _ = self.request(head, wire.Ok, body=wire.encode_batch([wire.encode_envelope(envelope)]))
         self._last_id = identity
         return ok.seq
 
@@ -237,7 +237,7 @@ class Connection:
 
     def status(self) -> dict[str, Any]:
         """What the broker knows: sessions, subscriptions with how far they are behind, dead letters, the journal."""
-        return dict(msgspec.to_builtins(self._request(wire.Info(rid="1"), wire.InfoAnswer)[0]))
+        return dict(msgspec.to_builtins(self.request(wire.Info(rid="1"), wire.InfoAnswer)[0]))
 
     def dead_letters(self) -> list[dict[str, Any]]:
         """Events that were given up: {seq, sub, type, subject, id, attempts, errors, at_utc}."""
@@ -259,7 +259,7 @@ class Connection:
         self._dead("drop", seq)
 
     def _dead(self, op: str, seq: int | None = None) -> tuple[wire.Letters, bytes]:
-        return self._request(wire.Dead(rid="1", op=op, seq=seq), wire.Letters)
+        return self.request(wire.Dead(rid="1", op=op, seq=seq), wire.Letters)
 
     # -- the session ----------------------------------------------------------------------------------------------------
 
@@ -367,7 +367,7 @@ class Connection:
                 continue
             return head, body
 
-    def _request(self, head: wire.Head, kind: type[H], *, body: bytes | None = None) -> tuple[H, bytes]:
+    def request(self, head: wire.Head, kind: type[H], *, body: bytes | None = None) -> tuple[H, bytes]:
         """Send and wait for an answer of `kind`; a lost session is dialled again once, which is harmless: all requests are idempotent."""
         for attempt in (1, 2):
             self._session()
@@ -386,12 +386,14 @@ class Connection:
             except (_SessionLost, TimeoutError):
                 pass
             self._drop()
-            if attempt == 2 or isinstance(head, wire.Publish):  # noqa: PLR2004
+            if attempt == 2 or isinstance(head, wire.Publish):
                 break
-        raise Missing(f"the broker did not answer {head.verb}", where=self.broker, remedy=f"Is it running? nightbell run broker:{self.broker}")
+        raise Missing(
+            f"the broker did not answer {head.verb}", where=self.broker, remedy=f"Is it running? nightbell run broker:{self.broker}"
+        )
 
 
-class _SessionLost(Exception):  # noqa: N818  (never leaves this file)
+class _SessionLost(Exception):
     pass
 
 

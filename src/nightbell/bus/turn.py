@@ -70,7 +70,7 @@ class Store:
             self.db = self._connect()
             mode = self.db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             self.db.execute("PRAGMA synchronous = FULL")
-            if mode != "wal" or self.db.execute("PRAGMA synchronous").fetchone()[0] != 2:  # noqa: PLR2004  (2 is FULL)
+            if mode != "wal" or self.db.execute("PRAGMA synchronous").fetchone()[0] != 2:
                 raise Failed(f"SQLite does not keep its promises here (journal mode {mode})", where=str(path), remedy="Use a local disk")
             self.db.executescript(SCHEMA + schema)
         except sqlite3.DatabaseError as error:

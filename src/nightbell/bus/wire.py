@@ -218,7 +218,6 @@ class Subscribe(Head, frozen=True, kw_only=True, omit_defaults=True):
     """The receiver's own {epoch, seq, id}; it wins over the broker's."""
     window_events: int = 1024
     window_bytes: int = 4 << 20
-    on_nack: str = "block"
     max_attempts: int = 5
     ack_wait_ms: int = 30_000
 
