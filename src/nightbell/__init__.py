@@ -39,10 +39,10 @@ __version__ = "0.1.0"
 os.environ.setdefault("ASTROPY_CONFIG_DIR", str(Path(__file__).resolve().parent / "data" / "astropy"))
 
 
-def connect(conf: str | Path | None = None, *, name: str = "script", wait_s: float = 10.0) -> Connection:
+def connect(conf: str | Path | None = None, *, name: str = "script", wait_s: float = 10.0, broker: str | None = None) -> Connection:
     """A connection for scripts: send commands, publish and read events.
 
-    `conf` is an installation folder (default: NIGHTBELL_CONF). Raises `BadInput` when the folder is no installation and
+    `conf` is an installation folder (default: NIGHTBELL_CONF), `broker` one of its brokers (default: the first). Raises `BadInput` when the folder is no installation and
     `Missing` when the broker does not answer within `wait_s`.
 
     >>> with nightbell.connect("conf/demo") as night:            # doctest: +SKIP
@@ -50,4 +50,4 @@ def connect(conf: str | Path | None = None, *, name: str = "script", wait_s: flo
     """
     from nightbell.bus.script import connect as connect_to_bus  # noqa: PLC0415  (zmq loads only when asked for)
 
-    return connect_to_bus(conf, name=name, wait_s=wait_s)
+    return connect_to_bus(conf, name=name, wait_s=wait_s, broker=broker)
