@@ -358,6 +358,7 @@ class Telescope(Module[TelescopeState]):
             now_ns=now_ns,
             site=self.site,
             settings=self.settings,
+            before=[item.item_id for item in state.items],
         )
         state.revision += 1
         state.items = made.items

@@ -5,22 +5,18 @@ What was observed is counted in frames, so a plan made again after a restart rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
-from nightbell.contracts.instants import format_utc
 from nightbell.contracts.records import PlanItem, Site, Target
 from nightbell.contracts.states import FrameType
+from nightbell.planning.constraints import Limits
+from nightbell.planning.constraints import Request as PlanRequest
+from nightbell.planning.product import Wanted, make_plan
 from nightbell.telescope.activities import Counts
 from nightbell.telescope.settings import TelescopeSettings
-from nightbell.telescope.sky_view import SkyView
 
 __all__ = ["PlanMade", "Request", "open_requests", "plan_night"]
-
-STEP_S = 300.0
-_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,93 +82,53 @@ def open_requests(lists: Mapping[str, tuple[Target, ...]], counts: Counts, setti
 
 
 def plan_night(
-    lists: Mapping[str, tuple[Target, ...]], counts: Counts, *, night: str, now_ns: int, site: Site, settings: TelescopeSettings
+    lists: Mapping[str, tuple[Target, ...]],
+    counts: Counts,
+    *,
+    night: str,
+    now_ns: int,
+    site: Site,
+    settings: TelescopeSettings,
+    before: Sequence[str] = (),
 ) -> PlanMade:
-    """From `now_ns` to dawn: at each moment the best request that can be observed then; what never can is rejected with why."""
-    sky, limits = SkyView(site), settings.night
-    left = list(open_requests(lists, counts, settings))
-    reasons: dict[str, str] = {}
-    items: list[PlanItem] = []
-    at_ns, last_target = now_ns, ""
-    was_dark = False
-    while left and at_ns < now_ns + 86_400 * _NS:
-        sun_deg = sky.sun_altitude_deg(at_ns)
-        if sun_deg > limits.dark_sun_deg:
-            if was_dark:
-                break
-            at_ns += round(STEP_S * _NS)
-            continue
-        was_dark = True
-        chosen = None
-        for request in left:
-            why_not, item = _fit(request, at_ns, sky, settings, new_target=request.target.target_id != last_target)
-            if item is not None:
-                chosen = request, item
-                break
-            reasons[request.item_id] = why_not
-        if chosen is None:
-            at_ns += round(STEP_S * _NS)
-            continue
-        request, item = chosen
-        items.append(item)
-        left.remove(request)
-        last_target = request.target.target_id
-        at_ns += round(_length_s(request, settings, new_target=True) * _NS)
-    rejected = [{"item_id": one.item_id, "name": one.target.name, "reason": reasons.get(one.item_id, "no night is left")} for one in left]
-    product = {
-        "format": "nightbell-plan-1",
-        "night": night,
-        "made_utc": format_utc(now_ns),
-        "site": msgspec.to_builtins(site),
-        "items": msgspec.to_builtins(tuple(items)),
-        "rejected": rejected,
-    }
-    return PlanMade(
-        items=tuple(items),
-        product=msgspec.json.format(msgspec.json.encode(product), indent=1),
-        n_rejected=len(rejected),
-        value=round(sum(item.value for item in items), 6),
-        bound=None,
+    """From `now_ns` to dawn: what is left of the lists, in the order and at the times that are worth most.
+
+    `before`: item ids of the plan in force, so that a new plan is never worse than keeping to it.
+    """
+    lights, limits = settings.lights, settings.night
+    wanted = [
+        Wanted(
+            request=PlanRequest(
+                item_id=one.item_id,
+                group=one.target.target_id,
+                name=one.target.name,
+                ra_deg=one.target.ra_deg,
+                dec_deg=one.target.dec_deg,
+                filter=one.filter,
+                block_s=(one.n_wanted - one.n_done) * (one.exposure_s + lights.overhead_s),
+                weight=one.value,
+            ),
+            target_id=one.target.target_id,
+            exposure_s=one.exposure_s,
+            n_exposures=one.n_wanted,
+            rank=one.target.rank,
+            superevent_id=one.superevent_id,
+        )
+        for one in open_requests(lists, counts, settings)
+    ]
+    plan = make_plan(
+        wanted,
+        night=night,
+        site=site,
+        limits=Limits(
+            sun_max_deg=limits.dark_sun_deg,
+            altitude_min_deg=limits.altitude_min_deg,
+            altitude_max_deg=limits.altitude_max_deg,
+            moon_separation_min_deg=limits.moon_separation_min_deg,
+        ),
+        start_ns=now_ns,
+        slew_s=lights.slew_s,
+        urgency_per_h=lights.urgency_per_h,
+        before=before,
     )
-
-
-def _length_s(request: Request, settings: TelescopeSettings, *, new_target: bool) -> float:
-    lights = settings.lights
-    n = request.n_wanted - request.n_done
-    return n * (request.exposure_s + lights.overhead_s) + (lights.slew_s if new_target else 0.0)
-
-
-def _fit(request: Request, at_ns: int, sky: SkyView, settings: TelescopeSettings, *, new_target: bool) -> tuple[str, PlanItem | None]:
-    """("", item) when `request` can be observed from `at_ns` on, else (why not, None)."""
-    limits, target = settings.night, request.target
-    start_ns = at_ns + round((settings.lights.slew_s if new_target else 0.0) * _NS)
-    end_ns = at_ns + round(_length_s(request, settings, new_target=new_target) * _NS)
-    places = [sky.place(target.ra_deg, target.dec_deg, when) for when in (start_ns, end_ns)]
-    lowest, highest = min(place.altitude_deg for place in places), max(place.altitude_deg for place in places)
-    if lowest < limits.altitude_min_deg:
-        return f"altitude {lowest:.1f} deg is below {limits.altitude_min_deg:g}", None
-    if highest > limits.altitude_max_deg:
-        return f"altitude {highest:.1f} deg is above {limits.altitude_max_deg:g}", None
-    if sky.sun_altitude_deg(end_ns) > limits.dark_sun_deg:
-        return "it would not end before dawn", None
-    moon = sky.moon(target.ra_deg, target.dec_deg, start_ns)
-    if moon.separation_deg < limits.moon_separation_min_deg:
-        return f"the Moon is {moon.separation_deg:.0f} deg away", None
-    return "", PlanItem(
-        item_id=request.item_id,
-        target_id=target.target_id,
-        name=target.name,
-        ra_deg=target.ra_deg,
-        dec_deg=target.dec_deg,
-        filter=request.filter,
-        exposure_s=request.exposure_s,
-        n_exposures=request.n_wanted,
-        start_utc=format_utc(start_ns),
-        end_utc=format_utc(end_ns),
-        value=request.value,
-        altitude_deg=round(places[0].altitude_deg, 3),
-        airmass=round(places[0].airmass, 4) if places[0].airmass is not None else None,
-        moon_separation_deg=moon.separation_deg,
-        superevent_id=request.superevent_id,
-        reason=f"rank {target.rank}, the most valuable that can be observed then",
-    )
+    return PlanMade(items=plan.items, product=plan.document, n_rejected=len(plan.rejected), value=plan.value, bound=plan.bound)

@@ -80,6 +80,9 @@ class LightSettings:
     n_exposures: int = setting(3, low=1, high=1000, doc="Exposures per filter")
     filters: tuple[str, ...] = setting(("r",), doc="Filters, as named by the wheel")
     overhead_s: float = setting(10.0, unit="s", low=0, high=600, doc="Between two exposures, for planning")
+    urgency_per_h: float = setting(
+        0.5, unit="1/h", low=0, high=10, doc="Worth that waiting costs: 0 waits for the best air, 0.5 begins soon"
+    )
     slew_s: float = setting(60.0, unit="s", low=0, high=1200, doc="To a new target, for planning")
     max_targets: int = setting(50, low=1, high=5000, doc="The first so many targets of each list are planned")
     max_attempts: int = setting(2, low=1, high=20, doc="A target that failed so often is left out for the night")
