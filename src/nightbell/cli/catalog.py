@@ -57,7 +57,7 @@ def info(path: Path, *, verify: bool, as_json: bool) -> None:
     from nightbell.alerts.catalog import SHELL_MPC, open_catalog
 
     opened = open_catalog(path, verify=verify)
-    tables = {band: opened.completeness(band) for band in ("K", "B")}  # type: ignore[arg-type]
+    tables = {band: opened.completeness(band) for band in ("K", "B")}
     region = opened.region
     found = {
         "source": opened.source,

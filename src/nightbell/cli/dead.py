@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def drop(seq: int, conf: Path | None, broker: str | None, *, yes: bool, as_json:
     from nightbell.contracts.errors import BadInput
 
     if not yes:
-        if not click.get_text_stream("stdin").isatty():
+        if not sys.stdin.isatty():
             raise BadInput("dropping needs a word", where="--yes", remedy=f"Run: nightbell dead drop {seq} --yes")
         click.confirm(f"Drop dead letter {seq}?", abort=True)
     with _connection(conf, broker) as connection:

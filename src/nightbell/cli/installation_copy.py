@@ -26,13 +26,13 @@ def shipped(*parts: str) -> Path:
 
 
 def copy_installation(name: str, into: Path) -> Path:
-    """Copy conf/`name` to the new folder `into`; every loopback port in it becomes one that is free now. Returns `into`.
+    """Copy conf/`name` to the new or empty folder `into`; every loopback port in it becomes one that is free now. Returns `into`.
 
     Ports are freed before the processes bind them: another program may take one in between; the process then says so.
     """
-    if into.exists():
-        raise BadInput("exists already", where=str(into), remedy="Give another --out, or delete it")
-    shutil.copytree(shipped("conf", name), into, ignore=shutil.ignore_patterns("state", "__pycache__"))
+    if into.exists() and not (into.is_dir() and not any(into.iterdir())):
+        raise BadInput("exists already and is not an empty folder", where=str(into), remedy="Give another --out, or delete it")
+    shutil.copytree(shipped("conf", name), into, ignore=shutil.ignore_patterns("state", "__pycache__"), dirs_exist_ok=True)
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(into.rglob("*.toml"))}
     numbers = sorted(
         {number for text in texts.values() for number in (*_ADDRESS.findall(text), *(port for _, port in _PORT.findall(text)))}

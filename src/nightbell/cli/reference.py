@@ -13,6 +13,7 @@ import inspect
 import json
 import sys
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _default(one: Any) -> str:
     return repr(one.default_factory())
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows]) + "\n\n"
 
@@ -124,8 +125,8 @@ def _night_diagram() -> str:
 
     text = "## The night machine\n\n```mermaid\nstateDiagram-v2\n"
     edges: dict[tuple[str, str], list[str]] = {}
-    for (state, trigger), step in TABLE.items():
-        edges.setdefault((state.value, step.to.value), []).append(trigger.value)
+    for (begin, trigger), step in TABLE.items():
+        edges.setdefault((begin.value, step.to.value), []).append(trigger.value)
     for (state, to), triggers in edges.items():
         text += f"  {state} --> {to}: {', '.join(triggers[:3])}{' ...' if len(triggers) > 3 else ''}\n"
     return text + "```\n"
@@ -173,7 +174,10 @@ def _settings_of(title: str, kind: type, prefix: str = "") -> str:
 
 
 def _shown(one: dataclasses.Field[Any]) -> str:
-    value = one.default if one.default is not dataclasses.MISSING else one.default_factory()  # type: ignore[misc]
+    factory = one.default_factory
+    value = one.default if factory is dataclasses.MISSING else factory()
+    if value is dataclasses.MISSING:
+        return "required"
     return f"`{value!r}`".replace("|", "\\|")
 
 

@@ -313,6 +313,12 @@ class Story:
         return {item.item_id: item for _, event in self.all(PlanReady) for item in event.items}
 
     @property
+    def left_items(self) -> set[str]:
+        """Ids of the newest plan's items: what was still to be done when it was made."""
+        plans = [event for _, event in self.all(PlanReady)]
+        return {item.item_id for item in plans[-1].items} if plans else set()
+
+    @property
     def done_items(self) -> set[str]:
         return {event.item_id for _, event in self.all(ObservationDone)}
 

@@ -19,7 +19,7 @@ def cause_tree(events: Iterable[dict[str, Any]], wanted: str) -> list[dict[str, 
     by_id: dict[str, dict[str, Any]] = {}
     for event in events:
         by_id.setdefault(event["id"], {**event, "children": []})
-    roots = []
+    roots: list[dict[str, Any]] = []
     for event in by_id.values():
         parent = by_id.get(event.get("causationid", ""))
         (parent["children"] if parent is not None else roots).append(event)
