@@ -30,6 +30,15 @@ VOEVENT = (
 )
 
 
+def refusal_of(raw: bytes) -> BadInput | None:
+    """What `parse_notice` has against these bytes; None when it reads them. Anything but `BadInput` is a failure of the test."""
+    try:
+        parse_notice(raw, where="x")
+    except BadInput as refused:
+        return refused
+    return None
+
+
 def voevent(name: str = "S270412a", *, role: str = "observation", search: str = "AllSky", more: str = "") -> bytes:
     return VOEVENT.format(id=name, role=role, search=search, more=more).encode()
 
@@ -100,7 +109,7 @@ def test_search_o2virgotest_does_not_make_gw170817_a_drill(shared_data: Path) ->
 @pytest.mark.parametrize(
     ("name", "role", "search", "drill"),
     [
-        ("S270412a", "observation", "AllSky", True and False),
+        ("S270412a", "observation", "AllSky", False),
         ("S270412a", None, None, False),
         ("S270412a", "observation", "MDC", True),
         ("S270412a", "test", "AllSky", True),
@@ -340,10 +349,8 @@ def test_damaged_notices_are_read_or_refused_never_anything_else(kind: str, flip
     for position, value in flips:
         data[position % len(data)] = value
     for one in (bytes(data), bytes(data[:cut])):
-        try:
-            parse_notice(one, where="x")
-        except BadInput as refused:
-            assert "x" in refused.where
+        refused = refusal_of(one)
+        assert refused is None or "x" in refused.where
 
 
 @settings(max_examples=100)
@@ -358,7 +365,5 @@ def test_damaged_notices_are_read_or_refused_never_anything_else(kind: str, flip
     ),
 )
 def test_a_field_of_any_type_is_read_or_refused(value: Any, name: str) -> None:
-    try:
-        parse_notice(as_bytes(igwn(**{name: value})), where="x")
-    except BadInput as refused:
-        assert refused.what
+    refused = refusal_of(as_bytes(igwn(**{name: value})))
+    assert refused is None or refused.what

@@ -28,8 +28,8 @@ from nightbell.devices.protocols import (
     PierSide,
     ShutterState,
 )
+from nightbell.sky.view import SkyView
 from nightbell.telescope.flats import sky_brightness_mag
-from nightbell.telescope.sky_view import SkyView
 
 
 class FastClock:

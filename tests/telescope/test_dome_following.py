@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightbell.devices.protocols import AlignmentMode, PierSide
+from nightbell.sky.view import Place, SkyView
 from nightbell.telescope.dome_following import DomeModel
 from nightbell.telescope.pointing import azimuth_difference_deg
 from nightbell.telescope.settings import DomeSettings
-from nightbell.telescope.sky_view import Place, SkyView
 
 from .conftest import SITE, STARTED_NS
 

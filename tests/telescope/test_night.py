@@ -21,6 +21,7 @@ from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.contracts.records import FrameRef, PlanItem
 from nightbell.contracts.states import FrameType, NightState
 from nightbell.devices.settings import DeviceSettings
+from nightbell.sky.view import SkyView
 from nightbell.telescope.activities import Activities, Batch, Counts
 from nightbell.telescope.custody import Custody, Ledger
 from nightbell.telescope.dispatcher import Dispatcher, NightRecord, Transition
@@ -34,7 +35,6 @@ from nightbell.telescope.settings import (
     NightSettings,
     TelescopeSettings,
 )
-from nightbell.telescope.sky_view import SkyView
 
 from .conftest import SITE, SqlTurn
 from .small_observatory import FastClock, SmallCamera, SmallDome, SmallMount, SmallWheel

@@ -114,43 +114,43 @@ class Module(Generic[S]):
         self.settings: Any = installation.module_settings(self.module_name, kind) if kind is not None else None
         self.stopping = threading.Event()
         self.log: Any = structlog.get_logger().bind(module=self.module_name)
-        self._began = time.monotonic()
-        self._heard = _handlers_of(type(self))
-        self._answered = _answers_of(type(self), self.module_name)
-        self._lock = FolderLock(self.home)
-        self._lock.acquire()
+        self._bus_began = time.monotonic()
+        self._bus_heard = _handlers_of(type(self))
+        self._bus_answered = _answers_of(type(self), self.module_name)
+        self._bus_lock = FolderLock(self.home)
+        self._bus_lock.acquire()
         self.clock: Clock = make_clock(installation.settings.clock)
-        self._store = Store(self.home / "module.db", schema=self.schema)
-        self._alarms_said: dict[tuple[str, str], float] = {}
-        self._handling: tuple[str, int, float] | None = None
-        self._counters = {"handled": 0, "failed": 0}
-        self._endpoints: dict[str, str] = {}
-        self._deliveries: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
-        self._exit_status = 0
+        self._bus_store = Store(self.home / "module.db", schema=self.schema)
+        self._bus_alarms_said: dict[tuple[str, str], float] = {}
+        self._bus_handling: tuple[str, int, float] | None = None
+        self._bus_counters = {"handled": 0, "failed": 0}
+        self._bus_endpoints: dict[str, str] = {}
+        self._bus_deliveries: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._bus_exit_status = 0
         broker = installation.broker_of(self.module_name)
-        self._server = CommandServer(
+        self._bus_server = CommandServer(
             name=self.module_name,
-            commands={verb: kind for verb, (kind, _) in self._answered.items()},
-            handle=self._carry_out,
-            store=self._store,
+            commands={verb: kind for verb, (kind, _) in self._bus_answered.items()},
+            handle=self._bus_carry_out,
+            store=self._bus_store,
             log=self.log,
             curve=_server_curve(installation, self.module_name),
         )
-        self._client = Client(
+        self._bus_client = Client(
             installation.settings.brokers[broker].door,
             name=self.module_name,
             site=self.site.name,
             broker=broker,
             log=self.log,
-            store=self._store,
-            subscriptions=[Subscription(SUBSCRIPTION, tuple(self._heard), ack_wait_ms=ACK_WAIT_MS)] if self._heard else [],
-            deliveries=self._deliveries,
-            commands=self._server.endpoint,
+            store=self._bus_store,
+            subscriptions=[Subscription(SUBSCRIPTION, tuple(self._bus_heard), ack_wait_ms=ACK_WAIT_MS)] if self._bus_heard else [],
+            deliveries=self._bus_deliveries,
+            commands=self._bus_server.endpoint,
             curve=_client_curve(installation, self.module_name, f"broker-{broker}"),
-            state=self._vitals,
-            on_fenced=self._fenced,
+            state=self._bus_vitals,
+            on_fenced=self._bus_fenced,
         )
-        self._hearer = threading.Thread(target=self._hear_for_ever, name="events", daemon=True)
+        self._bus_hearer = threading.Thread(target=self._bus_hear_for_ever, name="events", daemon=True)
 
     # -- for modules to fill --------------------------------------------------------------------------------------------
 
@@ -169,17 +169,17 @@ class Module(Generic[S]):
     @property
     def connected(self) -> bool:
         """Whether the broker answers now."""
-        return self._client.connected
+        return self._bus_client.connected
 
     @property
     def fence(self) -> int:
         """The fencing token of this instance: grows with each new holder of the module's name."""
-        return self._client.fence
+        return self._bus_client.fence
 
     @contextmanager
     def turn(self, *, correlationid: str | None = None, causationid: str | None = None) -> Iterator[Turn[S]]:
         """A turn of one's own, from any thread: commits at the end, undoes everything when an exception leaves it."""
-        turn = self._turn(correlationid=correlationid, causationid=causationid)
+        turn = self._bus_turn(correlationid=correlationid, causationid=causationid)
         try:
             yield turn
             turn.commit()
@@ -187,7 +187,7 @@ class Module(Generic[S]):
             turn.rollback()
             raise
         if turn.published:
-            self._client.wake()
+            self._bus_client.wake()
 
     def curve_to(self, server: str) -> Callable[[Any], None] | None:
         """How this module's sockets make themselves known to `server`; None without keys."""
@@ -198,7 +198,7 @@ class Module(Generic[S]):
     ) -> dict[str, Any]:
         """Ask another module directly. Raises `Refused`, `BadInput`, `Failed`, or `Missing` when it does not answer."""
         until = time.monotonic() + timeout_s
-        endpoint = self._where_is(module, timeout_s)
+        endpoint = self._bus_where_is(module, timeout_s)
         return ask_at(
             endpoint,
             command.verb,
@@ -212,73 +212,73 @@ class Module(Generic[S]):
 
     # -- within ---------------------------------------------------------------------------------------------------------
 
-    def _turn(self, **more: Any) -> Turn[S]:
+    def _bus_turn(self, **more: Any) -> Turn[S]:
         return Turn(
-            self._store,
+            self._bus_store,
             name=self.module_name,
             site=self.site.name,
             state_type=self.state_type,
             now_ns=self.clock.now_ns,
-            hush=self._hush,
+            hush=self._bus_hush,
             **more,
         )
 
-    def _hush(self, key: str, text: str) -> bool:
+    def _bus_hush(self, key: str, text: str) -> bool:
         now = time.monotonic()
-        last = self._alarms_said.get((key, text))
+        last = self._bus_alarms_said.get((key, text))
         if last is not None and now - last < HUSH_S:
             return True
-        self._alarms_said[key, text] = now
+        self._bus_alarms_said[key, text] = now
         return False
 
-    def _where_is(self, module: str, timeout_s: float) -> str:
+    def _bus_where_is(self, module: str, timeout_s: float) -> str:
         """Endpoint of a module's commands: its own note on this host, else the broker's directory, else what was known last."""
         told = read_endpoint(self.installation.home, module)
         if told is not None:
             return told
         if self.connected:
             try:
-                found = self._client.look_up(module).result(timeout=min(LOOKUP_S, timeout_s))
+                found = self._bus_client.look_up(module).result(timeout=min(LOOKUP_S, timeout_s))
             except concurrent.futures.TimeoutError:
                 found = None
             if found is not None and found.commands is not None:
-                self._endpoints[module] = found.commands
-        if module not in self._endpoints:
+                self._bus_endpoints[module] = found.commands
+        if module not in self._bus_endpoints:
             raise Missing(f"nobody knows where {module} answers", where=module, remedy=f"Is it running? Start it: nightbell run {module}")
-        return self._endpoints[module]
+        return self._bus_endpoints[module]
 
-    def _vitals(self) -> dict[str, Any]:
-        handling = self._handling
+    def _bus_vitals(self) -> dict[str, Any]:
+        handling = self._bus_handling
         return {
-            "up_s": round(time.monotonic() - self._began, 1),
+            "up_s": round(time.monotonic() - self._bus_began, 1),
             "handling": {"type": handling[0], "seq": handling[1], "for_s": round(time.monotonic() - handling[2], 1)} if handling else None,
-            "command": self._server.running,
+            "command": self._bus_server.running,
         }
 
-    def _fenced(self, text: str) -> None:
+    def _bus_fenced(self, text: str) -> None:
         """Another instance holds our name: nothing may be done any more, least of all to hardware."""
         self.log.critical("module.fenced", text=text)
-        self._exit_status = 3
+        self._bus_exit_status = 3
         self.stopping.set()
 
     # -- events ---------------------------------------------------------------------------------------------------------
 
-    def _hear_for_ever(self) -> None:
-        while (delivery := self._deliveries.get()) is not None:
-            if self.stopping.is_set() or self._client.is_void(delivery):
+    def _bus_hear_for_ever(self) -> None:
+        while (delivery := self._bus_deliveries.get()) is not None:
+            if self.stopping.is_set() or self._bus_client.is_void(delivery):
                 continue
-            self._client.at_work(delivery)
-            self._handle(delivery)
-            self._client.at_work(None)
+            self._bus_client.at_work(delivery)
+            self._bus_handle(delivery)
+            self._bus_client.at_work(None)
 
-    def _handle(self, delivery: Delivery) -> None:
+    def _bus_handle(self, delivery: Delivery) -> None:
         max_attempts = MAX_ATTEMPTS
         try:
             envelope = wire.decode_envelope(delivery.envelope)
-            heard = self._heard[envelope.type]
+            heard = self._bus_heard[envelope.type]
             max_attempts = heard.max_attempts
-            if self._store.has_handled(envelope.id):
-                self._client.acknowledge(delivery)
+            if self._bus_store.has_handled(envelope.id):
+                self._bus_client.acknowledge(delivery)
                 return
             if envelope.typeversion > heard.kind.typeversion:
                 raise BadInput(
@@ -289,9 +289,9 @@ class Module(Generic[S]):
             event = msgspec.json.decode(bytes(envelope.data), type=heard.kind)
         except (wire.WireError, msgspec.DecodeError, BadInput, KeyError, RecursionError) as error:
             # Trying again would not make it better.
-            self._counters["failed"] += 1
+            self._bus_counters["failed"] += 1
             self.log.warning("event.refused", seq=delivery.seq, error=str(error))
-            self._client.reject(delivery, f"{type(error).__name__}: {error}", final=True, max_attempts=1)
+            self._bus_client.reject(delivery, f"{type(error).__name__}: {error}", final=True, max_attempts=1)
             return
         seen = EnvelopeSeen(
             envelope.id,
@@ -303,8 +303,8 @@ class Module(Generic[S]):
             envelope.correlationid,
             envelope.causationid,
         )
-        turn = self._turn(envelope=seen)
-        self._handling = (envelope.type, delivery.seq, time.monotonic())
+        turn = self._bus_turn(envelope=seen)
+        self._bus_handling = (envelope.type, delivery.seq, time.monotonic())
         try:
             getattr(self, heard.handler)(event, turn)
             turn.commit(handled=(delivery.sub, delivery.epoch, envelope.id, delivery.seq))
@@ -312,22 +312,22 @@ class Module(Generic[S]):
             turn.rollback()
             if self.stopping.is_set():
                 return  # it will come again after the restart
-            self._counters["failed"] += 1
+            self._bus_counters["failed"] += 1
             self.log.exception("event.failed", type=envelope.type, seq=delivery.seq, attempt=delivery.attempt)
             told = "".join(traceback.format_exception(error)[-3:]).strip()
-            self._client.reject(delivery, told, final=False, max_attempts=max_attempts)
+            self._bus_client.reject(delivery, told, final=False, max_attempts=max_attempts)
             return
         finally:
-            self._handling = None
-        self._counters["handled"] += 1
-        self._client.acknowledge(delivery)
+            self._bus_handling = None
+        self._bus_counters["handled"] += 1
+        self._bus_client.acknowledge(delivery)
 
     # -- commands -------------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, command: Command, progress: Progress, *, call: wire.Call, ledger_id: str | None) -> bytes:
-        _, handler = self._answered[command.verb]
+    def _bus_carry_out(self, command: Command, progress: Progress, *, call: wire.Call, ledger_id: str | None) -> bytes:
+        _, handler = self._bus_answered[command.verb]
         query = command.kind is CommandClass.QUERY
-        turn = self._turn(read_only=query, causationid=call.id, correlationid=call.correlationid)
+        turn = self._bus_turn(read_only=query, causationid=call.id, correlationid=call.correlationid)
         if not query:
             self.log.info("command", verb=command.verb, caller=call.caller, id=call.id)
         try:
@@ -338,27 +338,27 @@ class Module(Generic[S]):
             turn.rollback()
             raise
         if turn.published:
-            self._client.wake()
+            self._bus_client.wake()
         return value
 
     @answers(Status)
-    def _status(self, command: Status, turn: Turn[S], progress: Progress) -> dict[str, Any]:  # noqa: ARG002
-        reader = self._store.reader()
+    def _bus_status(self, command: Status, turn: Turn[S], progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+        reader = self._bus_store.reader()
         return {
             "module": self.module_name,
             "pid": os.getpid(),
             "connected": self.connected,
             "fence": self.fence,
-            "broker_refuses": self._client.refusal,
-            "outbox": self._store.outbox.n_unconfirmed(reader),
-            "outbox_refused": len(self._store.outbox.refused(reader)),
-            **self._counters,
-            **self._vitals(),
+            "broker_refuses": self._bus_client.refusal,
+            "outbox": self._bus_store.outbox.n_unconfirmed(reader),
+            "outbox_refused": len(self._bus_store.outbox.refused(reader)),
+            **self._bus_counters,
+            **self._bus_vitals(),
             **self.report(),
         }
 
     @answers(Shutdown)
-    def _shutdown(self, command: Shutdown, turn: Turn[S], progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+    def _bus_shutdown(self, command: Shutdown, turn: Turn[S], progress: Progress) -> dict[str, Any]:  # noqa: ARG002
         # A moment for the answer to leave.
         threading.Timer(0.2, self.stopping.set).start()
         return {"stopping": True}
@@ -369,36 +369,36 @@ class Module(Generic[S]):
         """Start, work until told to stop, stop. Returns the exit status."""
         try:
             self.start()
-            self._server.start()
+            self._bus_server.start()
             note = endpoint_file(self.installation.home, self.module_name)
             beside = note.with_suffix(".new")
-            beside.write_text(json.dumps({"endpoint": self._server.endpoint, "pid": os.getpid()}), encoding="utf-8")
+            beside.write_text(json.dumps({"endpoint": self._bus_server.endpoint, "pid": os.getpid()}), encoding="utf-8")
             beside.replace(note)
-            self._hearer.start()
-            self._client.start()
-            self._client.subscribed.wait(READY_WAIT_S)
-            ready(self._server.endpoint)
+            self._bus_hearer.start()
+            self._bus_client.start()
+            self._bus_client.subscribed.wait(READY_WAIT_S)
+            ready(self._bus_server.endpoint)
             while not self.stopping.wait(0.2):
                 pass
         finally:
             self.stopping.set()
-            self._end()
-        return self._exit_status
+            self._bus_end()
+        return self._bus_exit_status
 
-    def _end(self) -> None:
+    def _bus_end(self) -> None:
         try:
             self.stop()
         except Exception:
             self.log.exception("module.stop_failed")
-            self._exit_status = self._exit_status or 1
-        self._server.end()
-        self._deliveries.put(None)
-        if self._hearer.is_alive():
-            self._hearer.join(timeout=10.0)
-        self._client.end()
-        self._store.close()
-        self._lock.release()
-        self.log.info("module.stopped", status=self._exit_status)
+            self._bus_exit_status = self._bus_exit_status or 1
+        self._bus_server.end()
+        self._bus_deliveries.put(None)
+        if self._bus_hearer.is_alive():
+            self._bus_hearer.join(timeout=10.0)
+        self._bus_client.end()
+        self._bus_store.close()
+        self._bus_lock.release()
+        self.log.info("module.stopped", status=self._bus_exit_status)
 
 
 def _handlers_of(kind: type[Module[Any]]) -> dict[str, _Heard]:

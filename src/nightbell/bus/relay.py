@@ -71,11 +71,11 @@ class Relay(Module[RelayState]):
             site=self.site.name,
             broker=settings.source,
             log=self.log,
-            store=self._store,
+            store=self._bus_store,
             publishes=False,
             subscriptions=[Subscription("relay", settings.patterns)],
             curve=self.curve_to(f"broker-{settings.source}"),
-            on_fenced=self._fenced,
+            on_fenced=self._bus_fenced,
         )
         self._thread = threading.Thread(target=self._carry_for_ever, name="carry", daemon=True)
         self._source.start()
@@ -101,7 +101,7 @@ class Relay(Module[RelayState]):
                 self._source.reject(delivery, str(error), final=True, max_attempts=1)
                 continue
             try:
-                if not self._store.has_handled(envelope.id):
+                if not self._bus_store.has_handled(envelope.id):
                     self._carry(delivery.sub, delivery.epoch, delivery.seq, envelope)
             except Exception as error:  # a full disk, say: it will come again
                 self.log.exception("event.failed", seq=delivery.seq)
@@ -110,9 +110,9 @@ class Relay(Module[RelayState]):
             self._source.acknowledge(delivery)
 
     def _carry(self, sub: str, epoch: int, seq: int, envelope: wire.Envelope) -> None:
-        turn = self._turn()
+        turn = self._bus_turn()
         try:
-            if self._client.journal not in envelope.via:
+            if self._bus_client.journal not in envelope.via:
                 turn.forward(msgspec.structs.replace(envelope, via=(*envelope.via, self._source.journal)))
                 turn.state.carried += 1
                 turn.state.last = envelope.id
@@ -120,7 +120,7 @@ class Relay(Module[RelayState]):
         except BaseException:
             turn.rollback()
             raise
-        self._client.wake()
+        self._bus_client.wake()
 
 
 def run(installation: Installation, name: str) -> int:

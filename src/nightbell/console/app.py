@@ -55,7 +55,7 @@ TRIES_WITHOUT_DELAY = 5
 class House(Protocol):
     """What the pages need of the rest; the module gives it, tests give their own."""
 
-    def ask(self, module: str, command: Command, timeout_s: float) -> dict[str, Any]:
+    def ask(self, module: str, command: Command, *, timeout_s: float = 5.0) -> dict[str, Any]:
         """Send a command and wait for its result; raises `NightbellError`. Blocks."""
         ...
 
@@ -418,7 +418,7 @@ class Console:
             module = command.module
             answer.lines[module] = "waiting for its answer"
             try:
-                said = await asyncio.to_thread(self.house.ask, module, command, action.timeout_s)
+                said = await asyncio.to_thread(self.house.ask, module, command, timeout_s=action.timeout_s)
                 answer.lines[module] = _in_words(said)
             except NightbellError as error:
                 answer.ok = False

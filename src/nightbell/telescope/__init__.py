@@ -11,7 +11,6 @@
         |-- header          values -> FITS bytes by contracts/frames.py     pure
         |-- custody         intended -> written -> verified -> placed -> stored, once
         |-- lease           the open-dome lease, renewed by progress alone
-    sky_view      Sun, Moon, places and coordinates of date at the site     pure
     replanning    target lists less what has been observed -> plan          pure
     settings      modules/telescope.toml
     module        the only door to the bus: events, commands, persistence

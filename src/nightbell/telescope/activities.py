@@ -22,6 +22,7 @@ from nightbell.contracts.records import FrameRef, PlanItem, Site
 from nightbell.contracts.states import FrameType, NightState
 from nightbell.devices.protocols import CoverState, ShutterState
 from nightbell.devices.waiting import wait_until
+from nightbell.sky.view import Clock, SkyView
 from nightbell.telescope.custody import Custody
 from nightbell.telescope.dispatcher import Activity, Ending, NightRecord
 from nightbell.telescope.exposure import Circumstances, Exposed, Purpose, frame_data, read_focuser, read_weather
@@ -40,7 +41,6 @@ from nightbell.telescope.instruments import Instruments
 from nightbell.telescope.night_table import Action, DomeReading, Trigger
 from nightbell.telescope.pointing import Pointed
 from nightbell.telescope.settings import TelescopeSettings
-from nightbell.telescope.sky_view import Clock, SkyView
 
 __all__ = ["Activities", "Batch", "Counts", "Office"]
 

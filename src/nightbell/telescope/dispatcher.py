@@ -16,8 +16,8 @@ from typing import Protocol
 
 from nightbell.contracts.errors import DeviceError, NightbellError, Refused
 from nightbell.contracts.states import NightState
+from nightbell.sky.view import Clock
 from nightbell.telescope.night_table import DEADLINE_S, Action, DomeReading, Step, Trigger, entry_action, refusal, resume, step
-from nightbell.telescope.sky_view import Clock
 
 __all__ = ["Dispatcher", "Ending", "Journal", "NightRecord", "Transition"]
 

@@ -1,13 +1,6 @@
 """Which dome azimuth covers an exposure from its start to its end, and what is lost when it does not.
 
-The vectors: origin in the dome's centre of curvature, x East, y North, z Up; L latitude (90 for alt-az), h hour angle, west
-positive, d declination, s = +1 pier east (normal), -1 pier west:
-
-    u = (-cos d sin h, sin d cos L - cos d cos h sin L, sin d sin L + cos d cos h cos L)    optical axis
-    e = (cos h, -sin h sin L, sin h cos L);  g = u x e;  O = M + s (r e + q g)              second axis; foot of the beam
-    P = O + k u on the sphere;  azimuth = atan2(P_E, P_N)
-
-No branch for hemisphere or pole: L is signed, h is about the north celestial pole in both, e holds no d.
+The geometry itself, exact for every mount, is devices/dome_geometry.py.
 """
 
 from __future__ import annotations
@@ -19,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightbell.contracts.errors import Refused
+from nightbell.devices.dome_geometry import beam, meet_sphere
 from nightbell.devices.protocols import AlignmentMode, PierSide
+from nightbell.sky.view import Place
 from nightbell.telescope.settings import DomeSettings
-from nightbell.telescope.sky_view import Place
 
 __all__ = ["Coverage", "DomeModel"]
 
@@ -71,37 +65,18 @@ class DomeModel:
             h, d = math.radians(place.azimuth_deg - 180), math.radians(place.altitude_deg)
         else:
             h, d = math.radians(place.hour_angle_h * 15), math.radians(place.declination_deg)
-        sin_l, cos_l = math.sin(self._latitude), math.cos(self._latitude)
-        u = np.array(
-            [
-                -math.cos(d) * math.sin(h),
-                math.sin(d) * cos_l - math.cos(d) * math.cos(h) * sin_l,
-                math.sin(d) * sin_l + math.cos(d) * math.cos(h) * cos_l,
-            ]
-        )
-        e = np.array([math.cos(h), -math.sin(h) * sin_l, math.sin(h) * cos_l])
-        g = np.cross(u, e)
-        foot = self._mount + s * (self.settings.axis_offset_m * e + self.settings.piggyback_offset_m * g)
-        return foot, u, e, g
-
-    def _pierce(self, foot: Vector, u: Vector) -> Vector:
-        """Where rays from `foot` (n, 3) along u meet the sphere."""
-        b = foot @ u
-        inside = b * b - np.sum(foot * foot, axis=-1) + self.settings.radius_m**2
-        if np.any(inside <= 0):
-            raise Refused("the beam starts outside the dome", where="dome", remedy="Correct the geometry in modules/telescope.toml: dome")
-        points: Vector = foot + (np.sqrt(inside) - b)[..., None] * u
-        return points
+        own = self.settings
+        return beam(h, d, self._latitude, self._mount, side=s, arm_m=own.axis_offset_m, across_m=own.piggyback_offset_m)
 
     def pierce(self, place: Place, side: PierSide) -> Vector:
         """Where the optical axis meets the dome."""
         foot, u, _, _ = self._beam(place, self.side(place, side))
-        point: Vector = self._pierce(foot[None], u)[0]
+        point: Vector = meet_sphere(foot[None], u, self.settings.radius_m)[0]
         return point
 
     def _points(self, place: Place, s: float, aperture: Vector) -> Vector:
         foot, u, e, g = self._beam(place, s)
-        return self._pierce(foot + aperture @ np.stack([e, g]), u)
+        return meet_sphere(foot + aperture @ np.stack([e, g]), u, self.settings.radius_m)
 
     def _clear(self, points: Vector, azimuth_deg: float, margin_m: float) -> NDArray[np.bool_]:
         a, own = math.radians(azimuth_deg), self.settings

@@ -31,6 +31,7 @@ from nightbell.devices.protocols import (
     WeatherStatus,
 )
 from nightbell.devices.waiting import wait_until
+from nightbell.sky.view import Clock, SkyView
 from nightbell.telescope.header import (
     FrameData,
     Value,
@@ -44,7 +45,6 @@ from nightbell.telescope.header import (
 )
 from nightbell.telescope.pointing import Pointed
 from nightbell.telescope.settings import InstrumentSettings
-from nightbell.telescope.sky_view import Clock, SkyView
 
 __all__ = ["CameraDriver", "Circumstances", "Exposed", "Purpose", "frame_data"]
 

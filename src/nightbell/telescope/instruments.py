@@ -10,10 +10,10 @@ from nightbell.contracts.errors import DeviceFault, Missing
 from nightbell.contracts.records import Site
 from nightbell.devices.protocols import Camera, CoverCalibrator, Dome, FilterWheel, Focuser, Mount, Weather
 from nightbell.devices.registry import open_device
+from nightbell.sky.view import Clock, SkyView
 from nightbell.telescope.exposure import CameraDriver
 from nightbell.telescope.pointing import Pointing
 from nightbell.telescope.settings import TelescopeSettings
-from nightbell.telescope.sky_view import Clock, SkyView
 
 __all__ = ["Instruments"]
 

@@ -45,6 +45,7 @@ from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.contracts.records import FileRef, FrameRef, PlanItem, Target
 from nightbell.contracts.states import FrameType, NightState, Severity, Verdict
 from nightbell.settings import Installation
+from nightbell.sky.view import SkyView
 from nightbell.telescope.activities import Activities, Batch, Counts
 from nightbell.telescope.custody import SCHEMA, Custody, Ledger
 from nightbell.telescope.dispatcher import Dispatcher, NightRecord, Transition
@@ -53,7 +54,6 @@ from nightbell.telescope.lease import Lease
 from nightbell.telescope.night_table import OPEN_STATES, Trigger, refusal, step
 from nightbell.telescope.replanning import PlanMade, plan_night
 from nightbell.telescope.settings import TelescopeSettings
-from nightbell.telescope.sky_view import SkyView
 
 __all__ = ["Telescope", "TelescopeState", "run"]
 

@@ -15,9 +15,9 @@ from typing import Protocol, TypeVar
 from nightbell.contracts.errors import DeviceFault, DeviceTimeout, Refused
 from nightbell.devices.protocols import AlignmentMode, Dome, DomeStatus, EquatorialSystem, Mount, MountFacts, MountStatus, PierSide
 from nightbell.devices.waiting import wait_until
+from nightbell.sky.view import Clock, SkyView
 from nightbell.telescope.dome_following import Coverage, DomeModel
 from nightbell.telescope.settings import DomeSettings
-from nightbell.telescope.sky_view import Clock, SkyView
 
 __all__ = ["Pointed", "Pointing", "azimuth_difference_deg"]
 

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightbell.contracts.instants import parse_utc
+from nightbell.contracts.records import Site
 from nightbell.simulator import sky as world
-from nightbell.telescope.sky_view import SkyView, night_label
+from nightbell.sky.view import SkyView, night_label
 
-from .conftest import SITE, STARTED_NS
-
+STARTED_NS = 1_807_571_405_123_000_000  # 2027-04-12T23:10:05.123Z
+SITE = Site(name="demo", latitude_deg=-29.2567, longitude_deg=-70.7377, elevation_m=2400.0)
 SKY = SkyView(SITE)
 PLACE = world.Place(
     longitude_rad=math.radians(SITE.longitude_deg), latitude_rad=math.radians(SITE.latitude_deg), elevation_m=SITE.elevation_m
