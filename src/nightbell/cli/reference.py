@@ -79,6 +79,8 @@ def _notes(kind: type) -> dict[str, str]:
 
 def _default(one: Any) -> str:
     if one.default is not msgspec.NODEFAULT:
+        if isinstance(one.default, msgspec.Raw):
+            return bytes(one.default).decode()
         return repr(one.default.value if isinstance(one.default, enum.Enum) else one.default)
     return repr(one.default_factory())
 
