@@ -230,8 +230,8 @@ def _cli() -> str:
                     page += help_of(child, f"{path} {name}", context)
         return page
 
-    root = click.Context(top, info_name="nightbell", terminal_width=100, max_content_width=100)
-    text += help_of(top, "nightbell", None)
+    root = click.Context(top, info_name="nightbell", terminal_width=100, max_content_width=100, help_option_names=["-h", "--help"])
+    text += help_of(top, "nightbell", root)
     for noun, (where, _) in NOUNS.items():
         if importlib.util.find_spec(where.partition(":")[0]) is None:
             continue  # a noun that is announced before its file is written; tests/docs names it
