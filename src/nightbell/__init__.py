@@ -42,8 +42,8 @@ os.environ.setdefault("ASTROPY_CONFIG_DIR", str(Path(__file__).resolve().parent 
 def connect(conf: str | Path | None = None, *, name: str = "script", wait_s: float = 10.0, broker: str | None = None) -> Connection:
     """A connection for scripts: send commands, publish and read events.
 
-    `conf` is an installation folder (default: NIGHTBELL_CONF), `broker` one of its brokers (default: the first). Raises `BadInput` when the folder is no installation and
-    `Missing` when the broker does not answer within `wait_s`.
+    `conf` is an installation folder (default: NIGHTBELL_CONF), `broker` one of its brokers (default: the first). Raises
+    `BadInput` when the folder is no installation and `Missing` when the broker does not answer within `wait_s`.
 
     >>> with nightbell.connect("conf/demo") as night:            # doctest: +SKIP
     ...     night.ask("preprocessor", "calibrate_night", night="2027-04-12")

@@ -239,6 +239,11 @@ class Connection:
         """What the broker knows: sessions, subscriptions with how far they are behind, dead letters, the journal."""
         return dict(msgspec.to_builtins(self.request(wire.Info(rid="1"), wire.InfoAnswer)[0]))
 
+    def broker_clock_ns(self) -> int:
+        """The broker's wall clock now, as far as one question can tell (half the way to and fro is not subtracted)."""
+        self.close()
+        return self._session().wall_ns
+
     def dead_letters(self) -> list[dict[str, Any]]:
         """Events that were given up: {seq, sub, type, subject, id, attempts, errors, at_utc}."""
         return list(self._dead("list")[0].letters)
