@@ -123,10 +123,10 @@ def still_missing(story: Story, *, archive: bool = False) -> list[str]:
         missing.append(f"not calibrated: {len(raw)} of {len(lights)} lights")
     elif len(lights) < ENOUGH_LIGHTS:
         missing.append(f"{len(lights)} lights were calibrated, wanted are {ENOUGH_LIGHTS}")
-    searched = {one.target_id for one in story.searches}
-    fields = {one.target_id: one.object_name or one.target_id for one in lights if one.target_id}
-    if unsearched := [str(name) for target_id, name in fields.items() if target_id not in searched]:
-        missing.append(f"not searched: {', '.join(unsearched)}")
+    searched = story.searched_products
+    unsearched = {one.object_name or one.target_id for one in products.values() if one.target_id and one.product_id not in searched}
+    if unsearched:
+        missing.append(f"not searched: {', '.join(sorted(map(str, unsearched)))}")
     nearest = story.nearest_candidate()
     if story.injected is not None and (nearest is None or nearest[1] > FOUND_WITHIN_ARCSEC):
         where = f"the nearest candidate is {nearest[1]:.1f} arcsec off" if nearest is not None else "there is no candidate"
@@ -288,8 +288,9 @@ class DemoNight:
             answer = self._ask(module, verb)
             self.show.say(f"{module} {verb}: {answer.get('state', '')}")
         except Refused as error:
-            if str(error) != self._refused:
-                self._refused = str(error)
+            # The same refusal with another number in it is no news.
+            if (known := re.sub(r"[-\d.]+", "", str(error))) != self._refused:
+                self._refused = known
                 self.show.say(f"{module} {verb} is refused: {error}")
 
     def _ask(self, module: str, verb: str, timeout_s: float = 20.0, **fields: Any) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def in_words(told: Told) -> str:  # noqa: C901, PLR0912  (one row per type of ev
                 kinds[name] = kinds.get(name, 0) + 1
             return ", ".join(f"{n} {name}" for name, n in kinds.items())
         case CalibrationDone(products=products, masters=masters):
-            made = [f"{len(masters)} masters ({', '.join(sorted({one.kind for one in masters}))})"] if masters else []
+            made = [f"master {one.kind} {one.filter or ''}".strip() for one in masters]
             made += [f"{len(products)} lights of {', '.join(sorted({one.object_name or '?' for one in products}))}"] if products else []
             return " and ".join(made)
         case CalibrationBlocked(blocked=blocked):

@@ -193,21 +193,22 @@ def _draw_near(axes: Any, sky: Any, targets: Sequence[Target], observed: frozens
     levels = _levels_at(sky, *np.meshgrid(ra_line, dec_line))
     axes.contourf(ra_line, dec_line, levels, levels=[0, 0.5, 0.9], colors=[_ink("inner"), _ink("outer")], alpha=0.75)
     axes.contour(ra_line, dec_line, levels, levels=[0.5, 0.9], colors=[_ink("accent")], linewidths=0.7)
+    named: list[tuple[float, float, str]] = []
     for target, offset in zip(targets[:40], turn, strict=False):
         seen = target.target_id in observed
-        size = 4.0 + 9.0 * math.sqrt(target.p_host or 0.0)
         colour = _ink("c0")
-        face = colour if seen else "none"
-        axes.plot(ra0 + offset, target.dec_deg, "o", ms=size, mfc=face, mec=colour, mew=1.1)
+        axes.plot(
+            ra0 + offset,
+            target.dec_deg,
+            "o",
+            ms=4.0 + 9.0 * math.sqrt(target.p_host or 0.0),
+            mfc=colour if seen else "none",
+            mec=colour,
+            mew=1.1,
+        )
         if target.rank <= 10 or seen:
-            axes.annotate(
-                f"{target.rank} {target.name}",
-                (ra0 + offset, target.dec_deg),
-                xytext=(6, 4),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=_ink("ink"),
-            )
+            named.append((ra0 + offset, target.dec_deg, f"{target.rank} {target.name}"))
+    _name_places(axes, named, ra0 - 0.42 * half_deg / squeeze, spacing_deg=0.12 * half_deg)
     for ra, dec in new:
         axes.plot(ra, dec, "*", ms=14, mfc=_ink("accent"), mec=_ink("paper"), mew=0.7, zorder=5)
     axes.set_xlim(ra_line[0], ra_line[-1])
@@ -217,6 +218,17 @@ def _draw_near(axes: Any, sky: Any, targets: Sequence[Target], observed: frozens
     axes.set_ylabel("declination (deg)", fontsize=8)
     _dress(axes)
     axes.set_title("targets by rank; filled: observed; star: new source", fontsize=8.5, color=_ink("faint"))
+
+
+def _name_places(axes: Any, named: Sequence[tuple[float, float, str]], column_ra_deg: float, *, spacing_deg: float) -> None:
+    """Names in a column beside the places, so that those of a tight group stay readable; a thin line leads to each place."""
+    heights: list[float] = []
+    for _, dec, _ in sorted(named, key=lambda one: -one[1]):
+        heights.append(min(dec, heights[-1] - spacing_deg) if heights else dec)
+    lift = (sum(dec for _, dec, _ in named) - sum(heights)) / max(len(named), 1)
+    for (ra, dec, name), height in zip(sorted(named, key=lambda one: -one[1]), heights, strict=True):
+        line = {"arrowstyle": "-", "color": _ink("faint"), "lw": 0.6, "shrinkA": 1, "shrinkB": 4}
+        axes.annotate(name, (ra, dec), xytext=(column_ra_deg, height + lift), fontsize=7.5, color=_ink("ink"), va="center", arrowprops=line)
 
 
 # -- the night ----------------------------------------------------------------------------------------------------------

@@ -275,18 +275,19 @@ def _targets(story: Story) -> str:
         ("n", "rank"),
         "target",
         "RA, Dec (ICRS)",
-        ("n", "distance (Mpc)"),
+        ("n", "Mpc"),
         ("n", "p(host)"),
-        ("n", "level 2-D, 3-D"),
-        "observable (UTC)",
+        ("n", "2-D"),
+        ("n", "3-D"),
+        "up (UTC)",
         "why",
         "outcome",
     ]
+    note = "2-D, 3-D: credible level at which the galaxy enters, on the sky and in space. Up: dark, and high enough for a whole visit."
     rest = [one for one in story.target_lists if one.not_in_catalog is not None]
-    note = ""
     if rest:
-        note = f'<p class="note">With {_percent(rest[-1].not_in_catalog)} the host is in none of the catalogued galaxies.</p>'
-    return _section("Targets, and why", _table(head, rows), note)
+        note += f" With a probability of {_percent(rest[-1].not_in_catalog)} the host is none of the catalogued galaxies."
+    return _section("Targets, and why", _table(head, rows), f'<p class="note">{note}</p>')
 
 
 def _target_row(one: Outcome) -> list[Cell]:
@@ -299,10 +300,11 @@ def _target_row(one: Outcome) -> list[Cell]:
     return [
         ("n", str(target.rank)),
         f"<b>{esc(target.name)}</b>",
-        ("time", sexagesimal(target.ra_deg, target.dec_deg)),
+        ("time", sexagesimal(target.ra_deg, target.dec_deg).replace(" ", "<br>")),
         ("n", _number(target.dist_mpc)),
         ("n", _percent(target.p_host)),
-        ("n", ", ".join(_number(one, 2) for one in (target.credible_level_2d, target.credible_level_3d) if one is not None)),
+        ("n", _number(target.credible_level_2d, 2)),
+        ("n", _number(target.credible_level_3d, 2)),
         ("time", window),
         ("wide", esc(target.why)),
         ("wide", outcome),
@@ -584,7 +586,7 @@ def _processes(story: Story) -> str:
     parts = [_table(["process", ("n", "pid"), ("n", "ready after"), ("n", "restarts"), "end"], rows)] if rows else []
     if story.audit is not None:
         checked: list[list[Cell]] = [[esc(name), ("n", f"{n:,}")] for name, n in story.audit.checked.items()]
-        parts += ["<h3>Nothing lost, nothing twice: what was compared</h3>", _table(["what", ("n", "number")], checked)]
+        parts += ["<h3>Lost or repeated events: what was compared</h3>", _table(["what", ("n", "number")], checked)]
         parts += [f'<p class="bad">{esc(one)}</p>' for one in (*story.audit.lost, *story.audit.duplicates)]
     return _section("Processes", *parts)
 

@@ -387,6 +387,11 @@ class Story:
         pairs.sort(key=lambda pair: (pair[0].target_id not in new, pair[0].filter != "r", pair[0].date_obs_utc))
         return pairs[0] if pairs else None
 
+    @property
+    def searched_products(self) -> set[str]:
+        """Ids of the calibrated lights that some search has used."""
+        return {one for _, event in self.all(TransientsFound) for one in event.product_ids}
+
     # -- what is new ----------------------------------------------------------------------------------------------------
 
     @property
@@ -444,11 +449,13 @@ class Story:
         marks: list[tuple[str, str, Told | int]] = []
         if self.submitted_ns is not None:
             marks.append(("notice handed in", "the notice reaches the alert robot", self.submitted_ns))
-        if self.alerts:
-            marks.append(("alert read", "alert.received: parsed, judged by policy, sky map stored", self.alerts[0][0]))
         lists = [told for told, _ in self.all(TargetsReady)]
-        if lists:
-            marks.append(("targets ranked", "targets.ready: galaxies ranked in three dimensions, visibility for the site", lists[0]))
+        # Both are said in one transaction when the policy follows the alert at once.
+        together = bool(lists) and bool(self.alerts) and lists[0].time == self.alerts[0][0].time
+        if self.alerts and not (together and marks):
+            marks.append(("alert read", "alert.received: parsed, judged by policy, sky map stored", self.alerts[0][0]))
+        if lists and not (together and marks and marks[-1][0] == "alert read"):
+            marks.append(("targets ranked", "targets.ready: notice parsed and judged, galaxies ranked in space, visibility", lists[0]))
         wanted = {target.target_id for one in self.target_lists for target in one.targets}
         plans = [told for told, event in self.all(PlanReady) if wanted & {item.target_id for item in event.items}]
         if plans:
@@ -477,16 +484,10 @@ class Story:
         """(real, world) seconds between two marks; an `int` mark is a real instant."""
         real0 = before if isinstance(before, int) else before.real_ns
         real1 = after if isinstance(after, int) else after.real_ns
-        times = self.world_times
-        worlds: list[int | None] = []
-        for one, real in ((before, real0), (after, real1)):
-            world = None if isinstance(one, int) else one.world_ns
-            worlds.append(times.world_ns(real) if world is None and times is not None and real is not None else world)
-        world0, world1 = worlds
-        return (
-            (real1 - real0) / 1e9 if real0 is not None and real1 is not None else None,
-            (world1 - world0) / 1e9 if world0 is not None and world1 is not None else None,
-        )
+        if real0 is None or real1 is None:
+            return None, None
+        # Not from the events' times: a handler that takes seconds dates its events with its beginning.
+        return (real1 - real0) / 1e9, (real1 - real0) / 1e9 * self.rate
 
     def frame_latencies(self) -> tuple[tuple[str, int, float, float], ...]:
         """(step, n, median, longest) in real seconds per light: end of exposure -> stored -> calibrated."""

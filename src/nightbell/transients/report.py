@@ -49,7 +49,7 @@ def _write(path: Path, images: tuple[NDArray[np.float32], ...], candidate: Candi
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  (heavy, and only for candidates)
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(6.3, 2.4), dpi=100)
+    figure = Figure(figsize=(7.8, 2.95), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     frame, reference, significance = images
     low, high = float(np.percentile(frame, 5)), float(np.percentile(frame, 99.7))

@@ -1,0 +1,118 @@
+"""A whole night as a new user starts it: `python -m nightbell demo`, real processes, real sockets, a real clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LONGEST_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory) -> dict:
+    """One run of the demo; its answer with the lines it wrote under `lines`."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    command = [sys.executable, "-m", "nightbell", "demo", "--json", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False, cwd=out.parent)
+    assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
+    return {**json.loads(done.stdout), "lines": done.stderr}
+
+
+@pytest.mark.timeout(LONGEST_S)
+def test_the_night_is_complete_in_time(night):
+    assert night["ok"] is True
+    assert night["missing"] == []
+    assert night["wall_s"] < 180
+
+
+def test_three_targets_are_observed_and_six_lights_calibrated(night):
+    assert night["targets_observed"] >= 3
+    assert night["frames_calibrated"] >= 6
+    assert night["frames_stored"] >= night["frames_calibrated"] + 8  # biases, darks and flats of the same night
+
+
+def test_the_transient_is_found_where_it_was_put(night):
+    injected, found = night["transient"]["injected"], night["transient"]["found"]
+    assert found["separation_arcsec"] < 3
+    assert abs(found["ra_deg"] - injected["ra_deg"]) < 0.001
+    assert abs(found["dec_deg"] - injected["dec_deg"]) < 0.001
+
+
+def test_the_dome_is_closed_by_the_simulators_own_truth(night):
+    assert night["dome_closed"] is True
+
+
+def test_nothing_is_lost_and_nothing_happens_twice(night):
+    assert night["findings"] == []
+    assert night["lost"] == 0
+    assert night["duplicates"] == 0
+
+
+def test_every_kind_of_event_of_a_good_night_was_told(night):
+    expected = {
+        "alert.received",
+        "targets.ready",
+        "plan.ready",
+        "night.changed",
+        "observation.started",
+        "observation.done",
+        "frames.stored",
+        "calibration.done",
+        "transients.found",
+        "safety.changed",
+        "module.up",
+    }
+    assert expected <= set(night["events"])
+    assert all(n > 0 for n in night["events"].values())
+
+
+def test_the_report_is_one_file_that_needs_no_network(night):
+    text = Path(night["report"]).read_text(encoding="utf-8")
+    assert "http://" not in text
+    assert "https://" not in text
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
+    assert text.count("<svg") == 3
+    assert text.count("data:image/png;base64,") >= 3  # raw, calibrated, cut-out
+    assert "No sky map" not in text
+
+
+def test_progress_is_told_on_stderr_line_by_line(night):
+    assert "alert.received" in night["lines"]
+    assert "NEW source" in night["lines"]
+    assert "Traceback" not in night["lines"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process's console")
+@pytest.mark.timeout(90)
+def test_ctrl_c_ends_every_process_of_the_demo(tmp_path):
+    command = [sys.executable, "-m", "nightbell", "demo", "--json", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as demo:
+        assert demo.stderr is not None
+        for line in demo.stderr:
+            if "are ready" in line:
+                break
+        pids = [json.loads(path.read_text(encoding="utf-8"))["pid"] for path in (tmp_path / "out" / "state").glob("*/commands.json")]
+        assert len(pids) > 5
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    deadline = time.monotonic() + 10
+    while (left := [pid for pid in pids if _is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
