@@ -105,14 +105,18 @@ def _summary(told: dict[str, Any]) -> str:
     lines += [f"missing: {one}" for one in told["missing"]] + [f"found wrong: {one}" for one in told["findings"]]
     out = told["out"]
     superevent = "S270412a"
+    verdict = "The night went as it should."
+    if not told["ok"]:
+        verdict = f"The night did NOT go as it should; the logs say more: {Path(out) / 'state' / 'logs'}"
     lines += [
-        "The night went as it should."
-        if told["ok"]
-        else "The night did NOT go as it should; the logs say more: " + str(Path(out) / "state" / "logs"),
+        verdict,
         "",
         "Next:",
-        f"  nightbell up --conf {out}                     start these processes again",
-        f"  nightbell trace {superevent} --conf {out}     from the alert to the calibrated frames (while they run)",
-        "  nightbell alert explain NOTICE               what would be done with a notice of your own",
+        f"  nightbell up --conf {out}",
+        "      start these processes again; then, in another terminal:",
+        f"  nightbell trace {superevent} --conf {out}",
+        "      the tree of causes from the alert to the calibrated frames",
+        "  nightbell alert explain NOTICE",
+        "      what would be done with a notice of your own",
     ]
     return "\n".join(lines)

@@ -89,6 +89,11 @@ def in_words(told: Told) -> str:  # noqa: C901, PLR0912  (one row per type of ev
             return told.subject
 
 
+def is_news(told: Told) -> bool:
+    """Whether a watcher wants to see it: weather as it drifts and processes that come and go in order are not."""
+    return told.type not in {"module.up", "weather.changed"} and not (isinstance(told.event, ModuleLost) and told.event.clean)
+
+
 class Show(Protocol):
     """What the demo tells its watcher."""
 
@@ -116,7 +121,7 @@ class Lines:
         self._write("", text)
 
     def event(self, told: Told) -> None:
-        if told.type in {"module.up", "weather.changed"}:
+        if not is_news(told):
             return
         self._world = told.time[11:19] if told.world_ns is not None else self._world
         self._write(self._world, f"{told.type:20} {in_words(told)}")
@@ -152,7 +157,7 @@ class Picture:
         self._doing = text
 
     def event(self, told: Told) -> None:
-        if told.type not in {"module.up", "weather.changed"}:
+        if is_news(told):
             self._recent.append((told.time[11:19] if told.world_ns is not None else "", told.type, in_words(told)))
 
     def tick(self, story: Story, world_ns: int | None) -> None:

@@ -36,7 +36,7 @@ def write_report(story: Story, out_path: Path) -> Path:
     return path
 
 
-def read_events(installation: Installation, brokers: Iterable[str], *, wait_s: float = 3.0) -> list[Told]:
+def read_events(installation: Installation, brokers: Iterable[str], *, wait_s: float = 1.5) -> list[Told]:
     """Every stored event of these brokers: from the broker, or from a copy of its journal while it is not running."""
     from nightbell.bus.script import Connection
     from nightbell.cli.story import Told
@@ -102,7 +102,8 @@ def report(night: str, conf: Path | None, home: Path | None, out: Path | None, *
 
     installation = load_installation(find_conf(conf), home=home)
     events = read_events(installation, installation.settings.brokers)
-    story = Story(events, site=installation.site, night=None if night == "last" else night)
+    simulated = installation.settings.clock.kind == "simulator"
+    story = Story(events, site=installation.site, night=None if night == "last" else night, simulated=simulated)
     if not story.states and not story.frames:
         nights = ", ".join(Story(events, site=installation.site).nights) or "none"
         raise Missing(f"nothing is stored of night {night!r}", where="NIGHT", remedy=f"Nights that are known: {nights}")

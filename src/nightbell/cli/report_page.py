@@ -143,7 +143,7 @@ def _picture(png: bytes, alt: str, caption: str, *, kind: str = "") -> str:
 
 def _opening(story: Story) -> str:
     said = story.title or "Report of the night"
-    simulated = " The sky, the weather and the instruments were simulated." if story.truth is not None else ""
+    simulated = " The sky, the weather and the instruments were simulated." if story.simulated else ""
     lines = [f'<p class="lead">{" ".join(_tale(story))}{simulated}</p>']
     if story.missing:
         lines.append(f'<p class="lead bad">Missing at the end: {esc("; ".join(story.missing))}.</p>')
@@ -597,7 +597,7 @@ def _closing(story: Story) -> str:
     span = story.span_ns
     until = f" Last event {format_utc(span[1], digits=0).replace('T', ' ').removesuffix('Z')}\u00a0UTC." if span else ""
     source = ""
-    if story.truth is not None:
+    if story.simulated and any(event.alert.superevent_id == "S270412a" for _told, event in story.alerts):
         source = (
             " The alert was generated with the published numbers of GW170817 (Abbott et al. 2017, ApJL 848, L12); galaxies: published "
             "values as compiled in OpenNGC (M. Verga), CC-BY-SA-4.0."

@@ -233,6 +233,7 @@ class Story:
         night: str | None = None,
         injected: tuple[float, float] | None = None,
         truth: Mapping[str, Any] | None = None,
+        simulated: bool = False,
         processes: Sequence[Process] = (),
         audit: Lost | None = None,
         missing: Sequence[str] = (),
@@ -247,6 +248,7 @@ class Story:
             sorted(once.values(), key=lambda one: (one.real_ns or one.world_ns or 0, one.broker, one.seq))
         )
         self.site, self.injected, self.truth, self.processes = site, injected, truth, tuple(processes)
+        self.simulated = simulated or truth is not None
         self.audit, self.missing, self.title, self.submitted_ns = audit, tuple(missing), title, submitted_ns
         self.world_times = world_times or WorldTimes.of(self.events)
         self.night = night or (self.nights[-1] if self.nights else "")
