@@ -123,6 +123,15 @@ class MountSim:
     def _become_parked(self, _: float) -> None:
         self.parked = True
 
+    @property
+    def is_parking(self) -> bool:
+        """On its way to the park position."""
+        return self._then is not None
+
+    def resume_parking(self, *, parking: bool) -> None:
+        """Parking goes on, or not, after the world was recalled."""
+        self._then = self._become_parked if parking else None
+
     def unpark(self) -> None:
         self.parked = False
 

@@ -27,6 +27,7 @@ from nightbell.simulator.alpaca_server import AlpacaServer
 from nightbell.simulator.clock import WorldTime
 from nightbell.simulator.faults import Faults
 from nightbell.simulator.members import views_of
+from nightbell.simulator.memory import Memory
 from nightbell.simulator.optics import Seen, expose
 from nightbell.simulator.references import render_references
 from nightbell.simulator.settings import GalaxySettings, SimulatorSettings
@@ -37,6 +38,7 @@ from nightbell.simulator.world import World
 __all__ = ["TOKEN_FILE", "Running", "SimulatedObservatory", "in_thread", "run", "simulate"]
 
 TOKEN_FILE = "side-channel.token"  # noqa: S105 - the name of the file, not what is in it
+MEMORY_FILE = "world.json"
 TICK_S = 0.05
 
 
@@ -52,10 +54,15 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def simulate(settings: SimulatorSettings, site: Site, *, galaxies: tuple[GalaxySettings, ...] = ()) -> AsyncIterator[Running]:
-    """A running world: server listening, time passing. Everything ends with the block."""
+async def simulate(
+    settings: SimulatorSettings, site: Site, *, galaxies: tuple[GalaxySettings, ...] = (), memory: Memory | None = None
+) -> AsyncIterator[Running]:
+    """A running world: server listening, time passing. Everything ends with the block.
+
+    With `memory` it goes on where a server that died left it, and writes itself down; ending in order forgets it.
+    """
     loop = asyncio.get_running_loop()
-    token = settings.token or secrets.token_urlsafe(18)
+    token = settings.token or (memory.token if memory is not None else "") or secrets.token_urlsafe(18)
     faults = Faults()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="render") as renderer:
         pending: set[asyncio.Task[None]] = set()
@@ -72,6 +79,8 @@ async def simulate(settings: SimulatorSettings, site: Site, *, galaxies: tuple[G
         await loop.run_in_executor(renderer, _warm_up, settings)
         time = WorldTime(parse_utc(settings.start_utc), settings.rate)
         world = World(settings, site, time=time, render=render, galaxies=galaxies)
+        if memory is not None:
+            memory.recall(world)
         views = views_of(world)
         side_channel = SideChannel(world, views, faults, token)
         server = AlpacaServer(world, views, faults, side_channel=side_channel)
@@ -81,6 +90,8 @@ async def simulate(settings: SimulatorSettings, site: Site, *, galaxies: tuple[G
         async def tick() -> None:
             while True:
                 side_channel.apply(world.advance())
+                if memory is not None:
+                    memory.save(world, token)
                 await asyncio.sleep(TICK_S)
 
         ticking = loop.create_task(tick())
@@ -90,6 +101,8 @@ async def simulate(settings: SimulatorSettings, site: Site, *, galaxies: tuple[G
             ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ticking
+            if memory is not None:
+                memory.forget()
             if discovery is not None:
                 discovery.close()
             await server.stop()
@@ -195,7 +208,8 @@ def run(installation: Installation, name: str) -> int:
             except NotImplementedError:  # Windows
                 signal.signal(one, lambda *_: loop.call_soon_threadsafe(stopping.set))
         try:
-            async with simulate(settings, installation.site, galaxies=galaxies) as running:
+            memory = Memory(state / MEMORY_FILE, settings)
+            async with simulate(settings, installation.site, galaxies=galaxies, memory=memory) as running:
                 _write_token(state / TOKEN_FILE, running.token)
                 ready = {"module": name, "pid": os.getpid(), "alpaca": f"http://127.0.0.1:{running.port}", "rate": settings.rate}
                 sys.stdout.write(f"READY {json.dumps(ready)}\n")

@@ -229,6 +229,24 @@ class World:
         if len(self.exposures) < _LONGEST_LOG:
             self.exposures.append(entry)
 
+    def log(self) -> dict[str, Any]:
+        """What was logged so far, to be recalled by a later server of the same world."""
+        return {
+            "stepped_s": self._stepped_s,
+            "shutter": self._shutter_log,
+            "shutter_last": self._shutter_last,
+            "exposures": self.exposures,
+            "seconds": self.seconds,
+            "collisions": self.mount.collisions,
+        }
+
+    def recall_log(self, told: dict[str, Any]) -> None:
+        """Go on from a log."""
+        self._stepped_s = float(told["stepped_s"])
+        self._shutter_log, self._shutter_last = list(told["shutter"]), told["shutter_last"]
+        self.exposures, self.seconds = list(told["exposures"]), dict(told["seconds"])
+        self.mount.collisions = [(float(t_s), str(what)) for t_s, what in told["collisions"]]
+
     # --- side channels
     def utc(self, t_s: float) -> str:
         return format_utc(self.time.at_ns(t_s))
