@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
 import shlex
+import sys
+import textwrap
 import tomllib
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
+from nightbell.bus.module import _handlers_of
 from nightbell.cli import NOUNS, nightbell
+from nightbell.contracts.events import CalibrationDone
+from nightbell.devices.alpaca import drivers
+from nightbell.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -150,3 +159,35 @@ def test_decision_records_are_numbered_without_a_gap_and_say_the_four_things() -
         assert text.startswith(f"# {record.name[:4]} "), record.name
         for part in ("Context", "Options", "Choice", "Consequences"):
             assert f"**{part}.**" in text, f"{record.name}: {part}"
+
+
+def example(page: str, name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The Python of a how-to that defines classes, run as a module of its own."""
+    blocks = [source for language, source in FENCE.findall((ROOT / page).read_text(encoding="utf-8")) if language == "python"]
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(textwrap.dedent(blocks[0]), module.__dict__)
+    return module
+
+
+def test_the_module_of_the_how_to_handles_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = example("docs/how-to/add-a-module.md", "tally_example", monkeypatch)
+    settings = read_settings({"nights": 2}, made.TallySettings, where="modules/tally.toml")
+    state = made.TallyState()
+    for night in ("2027-04-12", "2027-04-13", "2027-04-14"):
+        done = CalibrationDone(night=night, batch_id="b", products=(), masters=())
+        made.Tally.count(types.SimpleNamespace(settings=settings), done, types.SimpleNamespace(state=state))
+    assert state.n_products == {"2027-04-13": 0, "2027-04-14": 0}
+    assert msgspec.json.decode(msgspec.json.encode(state), type=made.TallyState) == state
+    assert _handlers_of(made.Tally)["calibration.done"].kind is CalibrationDone
+
+
+def test_the_event_of_the_how_to_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = example("docs/how-to/add-an-event.md", "focus_example", monkeypatch)
+    event = made.FocusMeasured(night="2027-04-12", filter="r", position_steps=5120, fwhm_arcsec=1.8)
+    assert msgspec.json.decode(msgspec.json.encode(event), type=made.FocusMeasured) == event
+
+
+def test_the_driver_of_the_how_to_has_the_entry_of_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = example("docs/how-to/add-a-device-driver.md", "driver_example", monkeypatch)
+    assert list(inspect.signature(made.open_device).parameters) == list(inspect.signature(drivers.open_device).parameters)
