@@ -137,6 +137,10 @@ class Supervisor:
             elif line:
                 self._tell(child.name, line)
         process.wait()
+        process.stdout.close()
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         with self._changed:
             self._changed.notify_all()
 

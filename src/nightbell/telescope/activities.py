@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nightbell.contracts.errors import DeviceError, DeviceFault, NightbellError, Refused
+from nightbell.contracts.errors import DeviceError, DeviceFault, DeviceLost, NightbellError, Refused
 from nightbell.contracts.events import Event, ObservationDone, ObservationFailed, ObservationStarted
 from nightbell.contracts.frames import new_frame_id
 from nightbell.contracts.instants import format_utc, parse_utc
@@ -805,6 +805,8 @@ class Activities:
                 self.note = f"{item.name} in {item.filter}, {item.exposure_s:g} s, {i + 1} of {n}"
                 await self._add(batch, *await self._light(item, night))
             complete = True
+        except DeviceLost:
+            raise  # not the target's fault: the dispatcher waits for the device, and the target is begun again
         except (DeviceError, Refused) as error:
             await self._fail(item, night, str(error))
             if not isinstance(error, Refused) and self.failures[item.target_id] >= self.settings.lights.max_attempts:

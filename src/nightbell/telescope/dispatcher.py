@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from nightbell.contracts.errors import DeviceError, NightbellError, Refused
+from nightbell.contracts.errors import DeviceError, DeviceLost, NightbellError, Refused
 from nightbell.contracts.states import NightState
 from nightbell.sky.view import Clock
 from nightbell.telescope.night_table import DEADLINE_S, Action, DomeReading, Step, Trigger, entry_action, refusal, resume, step
@@ -25,6 +26,8 @@ WORKER_LIMIT_S = 10.0
 """Real seconds an activity has to end after it was cancelled."""
 RETRY_S = 1.0
 """Real seconds before an activity that failed in a state without a way out begins again."""
+PATIENCE_S = 20.0
+"""Real seconds for which a device server may be away: it is started again, or the network comes back. Safety closes meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,8 @@ class Dispatcher:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.no_deadline = False
         """Set by an activity that has reached a point from which only a human leads on."""
+        self._lost_first_s: float | None = None
+        self._lost_last_s = 0.0
         self._wishes: asyncio.Queue[_Wish] = asyncio.Queue()
         self._early: list[_Wish] = []
         self._ready = threading.Event()
@@ -241,6 +246,16 @@ class Dispatcher:
         """The activity's own ending; a failure becomes the trigger of the table, or None where there is no way out of the state."""
         try:
             return activity.result()
+        except DeviceLost as error:
+            reason = str(error)
+            if self._may_come_back():
+                await asyncio.to_thread(
+                    self.journal.alarm,
+                    f"telescope.{record.state.value}.lost",
+                    f"{record.state.value} waits for a device: {reason}",
+                    critical=False,
+                )
+                return None
         except NightbellError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - one activity may not end the night: what it did wrong becomes its ending
@@ -249,6 +264,14 @@ class Dispatcher:
             self.journal.alarm, f"telescope.{record.state.value}.failed", f"{record.state.value} failed: {reason}", critical=False
         )
         return Ending(Trigger.DEVICE_FAILED, reason) if step(record.state, Trigger.DEVICE_FAILED) else None
+
+    def _may_come_back(self) -> bool:
+        """Whether a lost device is still waited for; a loss long after the last one is a new one."""
+        now_s = time.monotonic()
+        if self._lost_first_s is None or now_s - self._lost_last_s > PATIENCE_S:
+            self._lost_first_s = now_s
+        self._lost_last_s = now_s
+        return now_s - self._lost_first_s < PATIENCE_S
 
     async def _time_out(self, record: NightRecord, activity: asyncio.Task[Ending]) -> None:
         limit_s = self.deadlines_s[record.state]
