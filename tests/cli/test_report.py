@@ -74,6 +74,7 @@ def test_the_page_is_well_formed_and_shows_every_part_of_the_night(text):
         "Where it may have been",
         "The night",
         "Targets, and why",
+        "The plan, and what became of it",
         "Frames, raw and calibrated",
         "What is new in the sky",
         "From alert to find: how long each step took",

@@ -84,6 +84,15 @@ def test_the_report_is_one_file_that_needs_no_network(night):
     assert "No sky map" not in text
 
 
+def test_the_report_can_be_made_again_from_the_journals_alone(night, tmp_path):
+    command = [sys.executable, "-m", "nightbell", "report", "last", "--conf", night["out"], "--out", str(tmp_path / "again.html"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    told = json.loads(done.stdout)
+    assert told["night"] == night["night"]
+    assert told["events"]["frames.stored"] == night["events"]["frames.stored"]
+    assert "A new source of magnitude" in (tmp_path / "again.html").read_text(encoding="utf-8")
+
+
 def test_progress_is_told_on_stderr_line_by_line(night):
     assert "alert.received" in night["lines"]
     assert "NEW source" in night["lines"]

@@ -60,6 +60,9 @@ def demo(*, stage: int, out: Path | None, no_report: bool, rate: float, seed: in
             night.end(stop=not keep)
             told = night.summary()
             told["report"] = None if no_report else _write_report(night.story(), folder, show)
+        except KeyboardInterrupt:
+            show.say("stopping the processes")
+            raise
         finally:
             show.close()
         told = {"ok": told.pop("ok"), "wall_s": round(time.monotonic() - began_s, 2), **told}

@@ -159,6 +159,7 @@ class DemoNight:
         self._times: WorldTimes | None = None
         self._stopped: list[str] = []
         self._refused = ""
+        self._told_to_wait = False
         self.supervisor = Supervisor(self.installation, self.names, tell=self._heed_supervisor)
 
     def __enter__(self) -> Self:
@@ -237,6 +238,7 @@ class DemoNight:
                 break
             if self.wishes.stage == 2:
                 self._script(state)
+            self._say_what_is_waited_for(story)
             time.sleep(0.25)
         if self.missing:
             self.show.say(f"the time is up, or the night cannot go on; missing: {'; '.join(self.missing)}")
@@ -269,6 +271,17 @@ class DemoNight:
         self.show.say(f"handing the notice of {made.superevent_id} to the alert robot")
         self.submitted_ns = time.time_ns()
         self._ask("alerts", "submit_notice", path=str(made.notice))
+
+    def _say_what_is_waited_for(self, story: Story) -> None:
+        """Once: dark already, but the first target has yet to rise; a silent half minute looks like a fault."""
+        if self._told_to_wait or self._times is None or not story.states or story.states[-1].state is not NightState.OBSERVING:
+            return
+        first = min(story.plan_items.values(), key=lambda item: item.start_utc, default=None)
+        left_s = (parse_utc(first.start_utc) - self._world_ns()) / 1e9 if first is not None else 0.0
+        if first is not None and left_s > 0:
+            self._told_to_wait = True
+            real_s = left_s / self._times.rate
+            self.show.say(f"until {first.start_utc[11:16]} UTC the targets are too low: {real_s:.0f} s of ours")
 
     def _script(self, state: NightState | None) -> None:
         """Stage 2: what a remote script sends."""

@@ -12,7 +12,14 @@ from pathlib import Path
 from nightbell.cli import figures
 from nightbell.cli.story import Outcome, Story
 from nightbell.contracts.errors import NightbellError
-from nightbell.contracts.events import CalibrationBlocked, CalibrationDone, CalibrationFailed, OperatorActed
+from nightbell.contracts.events import (
+    CalibrationBlocked,
+    CalibrationDone,
+    CalibrationFailed,
+    ObservationDone,
+    ObservationStarted,
+    OperatorActed,
+)
 from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.contracts.states import FrameType, NightState
 
@@ -32,6 +39,7 @@ def page(story: Story) -> str:
         _sky(story),
         _night(story),
         _targets(story),
+        _visits(story),
         _frames(story),
         _new(story),
         _latencies(story),
@@ -296,7 +304,7 @@ def _target_row(one: Outcome) -> list[Cell]:
         f"{_clock(target.observable_from_utc)[:5]}\u2013{_clock(target.observable_until_utc)[:5]}" if target.observable_from_utc else ""
     )
     frames = ", ".join(f"{n}\u00d7{esc(name)}" for name, n in _by_filter(one).items())
-    outcome = esc(one.words) + (f'<br><span class="dim">{frames}, {one.n_calibrated} calibrated</span>' if frames else "")
+    outcome = esc(one.words) + (f'<br><span class="dim">{frames}; calibrated: {one.n_calibrated}</span>' if frames else "")
     return [
         ("n", str(target.rank)),
         f"<b>{esc(target.name)}</b>",
@@ -309,6 +317,47 @@ def _target_row(one: Outcome) -> list[Cell]:
         ("wide", esc(target.why)),
         ("wide", outcome),
     ]
+
+
+def _visits(story: Story) -> str:
+    """Each line of the plans: when it was meant to be, when it was, and why it stood there."""
+    began: dict[str, str] = {}
+    for _told, event in story.all(ObservationStarted):
+        began.setdefault(event.item.item_id, event.at_utc)
+    ended = {event.item_id: event.at_utc for _told, event in story.all(ObservationDone)}
+    failed = story.failed_items
+    rows: list[list[Cell]] = []
+    for item_id, item in sorted(story.plan_items.items(), key=lambda pair: began.get(pair[0], pair[1].start_utc)):
+        unhappy = "" if item_id in ended else f'<span class="bad">{esc(failed.get(item_id, "not done"))}</span><br>'
+        rows.append(
+            [
+                f"<b>{esc(item.name)}</b>",
+                ("time", f"{esc(item.filter)}, {item.n_exposures}\u00d7{item.exposure_s:g}\u00a0s"),
+                ("time", _clock(item.start_utc)),
+                ("time", _clock(began.get(item_id))),
+                ("time", _clock(ended.get(item_id))),
+                ("n", _number(item.altitude_deg)),
+                ("n", _number(item.airmass, 2)),
+                ("n", _number(item.moon_separation_deg, 0)),
+                ("n", _number(item.value, 3)),
+                ("widest", unhappy + esc(item.reason)),
+            ]
+        )
+    if not rows:
+        return ""
+    head: list[Cell] = [
+        "target",
+        "visit",
+        "planned",
+        "begun",
+        "done",
+        ("n", "alt. (\u00b0)"),
+        ("n", "airmass"),
+        ("n", "Moon (\u00b0)"),
+        ("n", "value"),
+        "why then",
+    ]
+    return _section("The plan, and what became of it", _table(head, rows))
 
 
 def _by_filter(one: Outcome) -> dict[str, int]:
