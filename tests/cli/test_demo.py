@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from nightbell.bus.outbox import OUTBOX_SCHEMA
+from nightbell.bus.tuning import load_tuning
 from nightbell.cli.demo import demo
 from nightbell.cli.demo_audit import Carried, Sent, audit, read_outbox
 from nightbell.cli.demo_night import HOST, Wishes, make_installation, place_beside, still_missing
@@ -193,6 +194,7 @@ def test_the_copied_installation_has_its_own_ports_and_the_wished_rate(tmp_path)
     assert simulator.rate == 80.0
     assert simulator.port != 11111
     assert f":{simulator.port}/" in installation.settings.clock.url
+    assert {load_tuning(installation, name).reserve_mib for name in installation.settings.brokers} == {64.0}
     assert installation.home == (tmp_path / "demo" / "state").resolve()
     assert "rate = 80" in (tmp_path / "demo" / "modules" / "simulator.toml").read_text(encoding="utf-8")
 

@@ -14,6 +14,7 @@ import dataclasses
 import math
 import random
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from nightbell.bus.relay import RelaySettings
 from nightbell.bus.script import Connection
 from nightbell.cli.demo_audit import Carried, audit, read_outbox
 from nightbell.cli.demo_show import Show
-from nightbell.cli.installation_copy import copy_installation
+from nightbell.cli.installation_copy import copy_installation, shipped
 from nightbell.cli.story import Lost, Process, Story, Told, WorldTimes
 from nightbell.cli.supervisor import Supervisor
 from nightbell.cli.up import stop_order, waves
@@ -84,6 +85,10 @@ def make_installation(wishes: Wishes) -> Installation:
             remedy="Use --stage 2 (commands as a remote script sends them) or 3 (by itself)",
         )
     copy_installation("demo", wishes.out)
+    shutil.copytree(shipped("brokers"), wishes.out / "brokers")
+    for file in (wishes.out / "brokers").glob("*/broker.toml"):
+        # The reserve of a real broker is more than many a laptop or container has free; the demo writes some 50 MB.
+        _set(file, "reserve_mib", "64.0")
     _set(wishes.out / "modules" / "simulator.toml", "rate", f"{wishes.rate:g}")
     if wishes.stage == 2:
         _set(wishes.out / "observatory.toml", "stage", "2")
