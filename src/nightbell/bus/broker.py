@@ -42,6 +42,7 @@ MOST_MESSAGES_PER_TURN = 500
 LARGEST_COMMIT_BYTES = 4 << 20
 LARGEST_COMMIT_RECORDS = 2000
 STALL_S = 2.0
+BIND_PATIENCE_S = 3.0
 HOUSEKEEPING_S = 5.0
 _DAY_NS = 86_400_000_000_000
 SMALLEST_LIBZMQ = (4, 3, 5)
@@ -52,7 +53,6 @@ class _Roll:
     """Seal the segment with this snapshot."""
 
     snapshot: dict[str, Any]
-    next_seq: int
     at_ns: int
 
 
@@ -113,7 +113,7 @@ class _Committer(threading.Thread):
 
     def _commit(self, batch: list[Append] | _Roll) -> None:
         if isinstance(batch, _Roll):
-            self._journal.roll(batch.snapshot, next_seq=batch.next_seq, at_ns=batch.at_ns)
+            self._journal.roll(batch.snapshot, at_ns=batch.at_ns)
             self.rolled.set()
             return
         places = self._journal.write([work.record for work in batch])
@@ -200,12 +200,20 @@ class Broker:
         return sock
 
     def _bind(self, sock: zmq.Socket[bytes], address: str) -> None:
-        try:
-            sock.bind(address)
-        except zmq.ZMQError as error:
-            raise Failed(
-                f"cannot listen at {address}: {error}", where=f"broker {self.name}", remedy="Is another broker running? Choose a free port"
-            ) from error
+        # A broker that has just ended may hold the address for a moment.
+        until = time.monotonic() + BIND_PATIENCE_S
+        while True:
+            try:
+                sock.bind(address)
+                return
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EADDRINUSE or time.monotonic() > until:
+                    problem = error
+                    break
+            time.sleep(0.05)
+        raise Failed(
+            f"cannot listen at {address}: {problem}", where=f"broker {self.name}", remedy="Is another broker running? Choose a free port"
+        ) from problem
 
     def _wake(self) -> None:
         """Called by the commit thread alone."""
@@ -324,7 +332,7 @@ class Broker:
             self._committer.rolled.clear()
         elif not self._rolling and self._journal.wants_to_roll:
             self._rolling = True
-            self._committer.put(_Roll(self._router.snapshot(), self._router.next_seq, time.time_ns()))
+            self._committer.put(_Roll(self._router.snapshot(), time.time_ns()))
 
     def _keep_house(self) -> None:
         free = self._journal.free_bytes()

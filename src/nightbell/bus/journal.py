@@ -1,8 +1,9 @@
 """Events on disk: an append-only log of segments, each record chained to the one before it by its crc.
 
     journal/00000000000000000001.seg    name = first seq it may hold
-    journal/CURRENT                     the journal's UUID
-    journal/damaged/                    copies of what was found damaged, kept to be looked at
+    journal/CURRENT                     the journal's UUID, and the first segment that retention has left
+    journal/damaged/                    copies of what was found damaged, kept to be looked at, and KNOWN: damage already dealt with
+    high-water                          beside the folder: the last event that was durable, so that an older copy is recognised
 
     segment  header | record ... | seal record | trailer        (the last segment has neither seal nor trailer)
     header   magic 8, journal UUID 16, epoch u64, first seq u64, hash of the segment before 32, crc u32
@@ -11,31 +12,50 @@
 
 `crc` is zlib's crc32 of everything behind it, seeded with the crc of the record before: a stale record of an old file cannot pass.
 A seal holds the hash of its segment chained to that of the segment before, and a snapshot of the router's durable state, so a
-start reads one snapshot and the tail. Damage is cut off at its first byte, kept aside, named, and begins a new epoch, whose
-numbers no earlier event had: publishers then compare what is here with their outboxes and send the rest again.
+start reads one snapshot and the tail. Damage is named with file, byte and events, the file is kept aside, and a new epoch begins,
+whose numbers no earlier event had: publishers then compare what is here with their outboxes and send the rest again. A damaged
+record does not take its neighbours with it: its stored crc is the seed of the next, which is how reading finds on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
+import re
 import shutil
 import struct
 import sys
 import uuid
 import zlib
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
 from nightbell.bus.wire import decode_batch, matches
 from nightbell.contracts.errors import Failed
 
-__all__ = ["CURSORS", "DEAD", "EPOCH", "EVENTS", "LEASE", "SEAL", "Damage", "Disk", "Journal", "Record", "next_epoch_seq", "verify"]
+__all__ = [
+    "CURSORS",
+    "DEAD",
+    "EPOCH",
+    "EVENTS",
+    "LEASE",
+    "SEAL",
+    "Damage",
+    "Disk",
+    "Journal",
+    "Place",
+    "Record",
+    "next_epoch_seq",
+    "verify",
+]
 
 EVENTS, CURSORS, DEAD, LEASE, EPOCH, SEAL = 1, 2, 3, 4, 6, 7
 
@@ -46,7 +66,15 @@ _FRAME = struct.Struct("<II")
 _TRAILER = struct.Struct("<QI4s")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + 4
-LARGEST_RECORD = 16 << 20
+# A seal holds every dead letter; the length of a record is bounded by its file anyway.
+LARGEST_RECORD = 256 << 20
+# A batch is at most 2 MiB: so far reading looks for the next record when the length of one is damaged.
+_LONGEST_SEARCH = 4 << 20
+_MOST_OPEN_FILES = 64
+_NO_HASH = b"\0" * 32
+_HIGH_WATER = struct.Struct("<QQI")
+# A record as it looks from outside: frame 8, kind, first 8, count 4, n0 8, head length 4, and a head that is a JSON object.
+_LOOKS_LIKE_A_RECORD = re.compile(rb"(?=.{8}[\x01-\x07].{24}\{)", re.DOTALL)
 EPOCH_STEP = 1_000_000
 
 
@@ -135,6 +163,14 @@ class Disk:
         """Close it."""
         os.close(handle)
 
+    def rename(self, old: Path, new: Path) -> None:
+        """Give `old` the name `new`, which it may replace; durable after `sync_folder`."""
+        old.replace(new)
+
+    def unlink(self, path: Path) -> None:
+        """Delete it; durable after `sync_folder`."""
+        path.unlink()
+
     def free_bytes(self, folder: Path) -> int:
         """Room that is left."""
         return shutil.disk_usage(folder).free
@@ -163,6 +199,8 @@ class _Segment:
     indexed: bool = False
     sealed_hash: bytes = b""
     last_at_ns: int = 0
+    last_named: int | None = None
+    """The seq before the first of the next segment."""
 
     @property
     def last(self) -> int:
@@ -179,12 +217,32 @@ class Place:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A record that is whole, where it lies, and the crc it is chained to."""
+
+    record: Record
+    offset: int
+    end: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    """Bytes that are no record; when `end` is the end of the file, nothing whole follows."""
+
+    offset: int
+    end: int
+    why: str
+
+
 class Journal:
     """The log of one broker. One thread appends (`write`, `sync`), one reads (`read`); records become readable by `publish`."""
 
     def __init__(self, folder: Path, *, disk: Disk | None = None, segment_bytes: int = 64 << 20) -> None:
         self.folder, self._disk, self._segment_bytes = folder, disk or Disk(), segment_bytes
         self.damages: list[Damage] = []
+        """What was found wrong since the start, and had not been dealt with before."""
         self.identity = uuid.UUID(int=0)
         self.epoch = 1
         self.head = 0
@@ -192,40 +250,57 @@ class Journal:
         self.snapshot: dict[str, Any] | None = None
         self.tail: list[Record] = []
         """Records behind the snapshot, for the router to take up at the start (then emptied)."""
+        self.lost: list[tuple[int, int]] = []
+        """Ranges of seq in sealed segments that turned out to be damaged: what outboxes can bring back."""
         self._segments: list[_Segment] = []
         self._handle = -1
         self._size = 0
         self._crc = 0
-        self._readers: dict[Path, Any] = {}
+        self._readers: OrderedDict[Path, IO[bytes]] = OrderedDict()
+        self._known = self._read_known()
+        self._high_water = (0, 0)
         self._open()
 
     # -- opening --------------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("*.new"):
+            left.unlink()  # a start that did not come to its end
+        told, first = self._read_current()
+        known_epoch, known_seq = self._high_water = self._read_high_water()
         paths = sorted(self.folder.glob("*.seg"))
         if not paths:
-            self._begin()
+            self._begin(told, known_epoch, known_seq)
             return
-        previous_hash = b"\0" * 32
-        for path in paths[:-1]:
-            previous_hash = self._open_sealed(path, previous_hash)
+        self.identity = told or self.identity
+        if first is not None and int(paths[0].stem) > first:
+            self._note(self.folder, 0, "the first segments are missing", first, int(paths[0].stem) - 1)
+        previous_hash: bytes | None = None  # what was before the oldest that is kept is not known
+        for path, following in itertools.pairwise(paths):
+            previous_hash = self._open_sealed(path, previous_hash, int(following.stem) - 1)
         self._open_tail(paths[-1], previous_hash)
+        if (self.epoch, self.head) < (known_epoch, known_seq):
+            self._note(self.folder, 0, "this is an older copy of the journal", self.head + 1, known_seq)
+            self.epoch = max(self.epoch, known_epoch)
+            self.new_epoch(max(self.head, known_seq), "an older copy of the journal was put back")
+            self.sync()
+        if told is None or first is None:
+            self._write_current()
+        self._remember_known()
 
-    def _begin(self) -> None:
-        current = self.folder / "CURRENT"
-        if current.is_file():
-            # Segments are gone but the journal was here: never give its numbers again.
-            self.damages.append(Damage(str(self.folder), 0, "no segment is left of this journal", 1, None))
+    def _begin(self, told: uuid.UUID | None, known_epoch: int, known_seq: int) -> None:
+        """No segment is there: a new journal. If there was one before, its numbers are not given again."""
         self.identity = uuid.uuid4()
-        self._new_segment(1, b"\0" * 32)
-        handle = self._disk.create(current.with_suffix(".new")) if not current.with_suffix(".new").exists() else -1
-        if handle >= 0:
-            self._disk.write(handle, f"{self.identity}\n".encode())
-            self._disk.sync(handle)
-            self._disk.close(handle)
-        current.with_suffix(".new").replace(current)
-        self._disk.sync_folder(self.folder)
+        if told is None and known_epoch == 0:
+            self._new_segment(1, _NO_HASH)
+        else:
+            self._note(self.folder, 0, "no segment is left of this journal", 1, known_seq or None)
+            self.epoch = max(1, known_epoch)
+            self._new_segment(next_epoch_seq(known_seq), _NO_HASH)
+            self.new_epoch(known_seq, "no segment was left")
+            self.sync()
+        self._write_current()
 
     def _new_segment(self, first: int, previous_hash: bytes) -> None:
         """Create, write the header, sync the file, sync the folder: only then may an OK depend on it."""
@@ -239,116 +314,210 @@ class Journal:
         self._size, self._crc = HEADER_BYTES, crc
         self._segments.append(_Segment(path, first, self.epoch, indexed=True))
 
-    def _open_sealed(self, path: Path, previous_hash: bytes) -> bytes:
-        """Check a sealed segment by its seal; its records are checked when they are read. Returns its hash."""
-        data_end = path.stat().st_size
+    def _open_sealed(self, path: Path, previous_hash: bytes | None, last: int) -> bytes | None:
+        """Check a segment by its seal; its records are checked when they are read. Returns its hash, None when it is not known."""
+        size = path.stat().st_size
         first = int(path.stem)
-        segment = _Segment(path, first, self.epoch)
+        segment = _Segment(path, first, self.epoch, last_named=last)
         self._segments.append(segment)
         with path.open("rb") as file:
             header = _read_header(file.read(HEADER_BYTES))
             if header is None:
-                self._note(path, 0, "the header is damaged", first, None)
+                self._note(path, 0, "the header is damaged", first, last)
             else:
-                identity, segment.epoch, _, before = header
-                self.identity, self.epoch = identity, segment.epoch
-                if before != previous_hash:
-                    self._note(path, 0, "it does not follow the segment before it", first, None)
-            try:
-                file.seek(max(0, data_end - _TRAILER.size))
-                offset, seed, word = _TRAILER.unpack(file.read(_TRAILER.size))
-                file.seek(min(offset, data_end))
-                seal, _, _ = _parse(file.read(data_end - offset), 0, seed)
-                if word != b"SEAL" or seal.kind != SEAL:
-                    raise ValueError("no seal")
-                segment.sealed_hash = bytes.fromhex(seal.head["hash"])
-                segment.last_at_ns = int(seal.head["at_ns"])
-                self.head, self.epoch = int(seal.head["last_seq"]), int(seal.head["epoch"])
-                self.snapshot = msgspec.json.decode(seal.body)
-            except (ValueError, KeyError, struct.error, msgspec.DecodeError) as error:
-                self._note(path, data_end, f"the seal is damaged ({error})", first, None)
-                self._index(segment)
-                self.head = max(self.head, segment.last)
-        return segment.sealed_hash
+                self.identity, segment.epoch, _, before = header
+                self.epoch = max(self.epoch, segment.epoch)
+                if previous_hash is not None and before != previous_hash:
+                    self._note(path, 0, "it does not follow the segment before it", first, last)
+            seal = _read_seal(file, size)
+        if seal is not None and self._take_seal(segment, seal):
+            return segment.sealed_hash
+        self._note(path, size, "the seal is damaged; its records are read one by one", first, last)
+        self._set_aside(path)
+        for found in self._index(segment):
+            if found.kind != SEAL or not self._take_seal(segment, found):
+                self._take_up(found)
+        return segment.sealed_hash or None
 
-    def _open_tail(self, path: Path, previous_hash: bytes) -> None:
+    def _take_seal(self, segment: _Segment, seal: Record) -> bool:
+        """Go on from this seal's snapshot; False when it is none."""
+        try:
+            digest, at_ns = bytes.fromhex(seal.head["hash"]), int(seal.head["at_ns"])
+            last, epoch = int(seal.head["last_seq"]), int(seal.head["epoch"])
+            self.snapshot = msgspec.json.decode(seal.body, type=dict[str, Any])
+        except (ValueError, KeyError, TypeError, msgspec.DecodeError):
+            return False
+        segment.sealed_hash, segment.last_at_ns, self.tail = digest, at_ns, []
+        self.head, self.epoch = max(self.head, last), max(self.epoch, epoch)
+        return True
+
+    def _open_tail(self, path: Path, previous_hash: bytes | None) -> None:
         data = path.read_bytes()
         first = int(path.stem)
         header = _read_header(data[:HEADER_BYTES])
-        if header is None or header[3] != previous_hash:
-            what = "the header is damaged" if header is None else "it does not follow the segment before it"
-            self._set_aside(path, Damage(str(path), 0, what, first, None))
-            path.unlink()
-            self.identity = self.identity if self._segments else uuid.uuid4()
-            self.epoch += 1
-            self.head = max(self.head, first)
-            self._new_segment(next_epoch_seq(self.head), self._segments[-1].sealed_hash if self._segments else b"\0" * 32)
-            self.tail.append(Record(EPOCH, head={"epoch": self.epoch, "next": next_epoch_seq(self.head)}))
+        if header is None and len(data) <= HEADER_BYTES:
+            # Power went while it was made: nothing can have been confirmed out of it.
+            self._disk.unlink(path)
+            self._new_segment(first, previous_hash or _NO_HASH)
+            self.head = max(self.head, first - 1)
             return
-        self.identity, epoch, _, _ = header
-        self.epoch = max(self.epoch, epoch)
-        segment = _Segment(path, first, epoch, indexed=True)
+        self.head = max(self.head, first - 1)
+        if header is not None:
+            self.identity, self.epoch = header[0], max(self.epoch, header[1])
+            if previous_hash is not None and header[3] != previous_hash:
+                self._note(path, 0, "it does not follow the segment before it", first, None)
+        segment = _Segment(path, first, self.epoch, indexed=True)
         self._segments.append(segment)
-        self._crc = zlib.crc32(data[: _HEADER.size])
-        offset = HEADER_BYTES
-        damage: Damage | None = None
-        while offset < len(data):
-            try:
-                record, end, crc = _parse(data, offset, self._crc)
-            except ValueError as error:
-                damage = Damage(str(path), offset, str(error), self.head + 1, None)
-                break
-            if record.kind == SEAL:
-                # Power went between the seal and the next segment: go on with a new one.
-                self._size = len(data)
-                self._finish_rolled(segment, record)
-                return
-            self._take_up(segment, record, offset, end - offset, self._crc)
-            offset, self._crc = end, crc
-        self._handle = self._disk.open(path)
-        self._size = len(data)
-        if damage is not None:
-            self._cut(path, offset, damage)
+        found, holes = _scan(data, header_is_whole=header is not None)
+        if header is None:
+            holes.insert(0, _Hole(0, HEADER_BYTES, "the header is damaged"))
+        kept = [one for one in found if one.record.kind != SEAL]
+        seal = found[-1] if len(kept) < len(found) and found[-1].record.kind == SEAL else None
+        for one in kept:
+            self._take_up(one.record)
+            if one.record.kind == EVENTS:
+                segment.entries.append(_entry(one.record, one.offset, one.end - one.offset, one.seed))
+        if seal is not None and (not holes or holes == [_Hole(seal.end, len(data), holes[-1].why)]):
+            self._finish_seal(segment, seal)
+            return
+        self._handle, self._size = -1, len(data)
+        self._crc = zlib.crc32(data[found[-1].offset + _FRAME.size : found[-1].end], found[-1].seed) if found else _seeds(data)[0]
+        if not holes:
+            self._handle = self._disk.open(path)
+            return
+        for hole in holes:
+            before = max(
+                (one.record.first + one.record.count - 1 for one in kept if one.offset < hole.offset and one.record.first), default=0
+            )
+            after = min((one.record.first for one in kept if one.offset >= hole.end and one.record.kind == EVENTS), default=None)
+            self._note(path, hole.offset, hole.why, max(before + 1, first), None if after is None else after - 1)
+        self._set_aside(path)
+        if header is None or len(holes) > 1 or holes[0].end < len(data) or seal is not None:
+            self._rewrite(segment, [one.record for one in kept], previous_hash)
+        else:
+            self._handle = self._disk.open(path)
+            self._disk.truncate(self._handle, holes[0].offset)
+            self._size = holes[0].offset
+        self.new_epoch(self.head, "; ".join(hole.why for hole in holes))
+        self.sync()
 
-    def _finish_rolled(self, segment: _Segment, seal: Record) -> None:
-        segment.sealed_hash = bytes.fromhex(seal.head["hash"])
-        segment.last_at_ns = int(seal.head["at_ns"])
-        self.snapshot, self.tail = msgspec.json.decode(seal.body), []
-        self.head, self.epoch = max(self.head, int(seal.head["last_seq"])), int(seal.head["epoch"])
+    def _finish_seal(self, segment: _Segment, seal: _Found) -> None:
+        """Power went between a seal and the next segment: write the trailer anew, and go on with a new segment."""
+        handle = self._disk.open(segment.path)
+        self._disk.truncate(handle, seal.end)
+        self._disk.write(handle, _TRAILER.pack(seal.offset, seal.seed, b"SEAL"))
+        self._disk.sync(handle)
+        self._disk.close(handle)
+        self._take_seal(segment, seal.record)
         self._new_segment(max(self.head, segment.first) + 1, segment.sealed_hash)
 
-    def _take_up(self, segment: _Segment, record: Record, offset: int, length: int, seed: int) -> None:
-        if record.kind == EVENTS:
-            segment.entries.append(_entry(record, offset, length, seed))
-            self.head = record.first + record.count - 1
-        elif record.kind == EPOCH:
-            self.epoch, self.head = int(record.head["epoch"]), int(record.head["next"]) - 1
-        self.tail.append(record)
+    def _rewrite(self, segment: _Segment, records: Sequence[Record], previous_hash: bytes | None) -> None:
+        """The tail again without what is damaged in its middle; its whole records keep their numbers."""
+        path = segment.path.with_suffix(".new")
+        header = _HEADER.pack(MAGIC, self.identity.bytes, segment.epoch, segment.first, previous_hash or _NO_HASH)
+        self._crc, parts = zlib.crc32(header), [header, _CRC.pack(zlib.crc32(header))]
+        offset = HEADER_BYTES
+        segment.entries.clear()
+        for record in records:
+            packed, crc = record.packed(self._crc)
+            if record.kind == EVENTS:
+                segment.entries.append(_entry(record, offset, len(packed), self._crc))
+            parts.append(packed)
+            self._crc, offset = crc, offset + len(packed)
+        handle = self._disk.create(path)
+        self._disk.write(handle, b"".join(parts))
+        self._disk.sync(handle)
+        self._disk.close(handle)
+        self._disk.rename(path, segment.path)
+        self._disk.sync_folder(self.folder)
+        self._handle, self._size = self._disk.open(segment.path), offset
 
-    def _cut(self, path: Path, offset: int, damage: Damage) -> None:
-        """Cut the tail where it is damaged, with a copy aside, and begin a new epoch."""
-        self._set_aside(path, damage)
-        self._disk.truncate(self._handle, offset)
-        self._size = offset
-        self.new_epoch(self.head, str(damage))
-        self._disk.sync(self._handle)
+    def _take_up(self, record: Record) -> None:
+        if record.kind == EVENTS:
+            self.head = max(self.head, record.first + record.count - 1)
+        elif record.kind == EPOCH:
+            self.epoch, self.head = max(self.epoch, int(record.head["epoch"])), max(self.head, int(record.head["next"]) - 1)
+        self.tail.append(record)
 
     def new_epoch(self, highest: int, why: str) -> None:
         """Go on with numbers that no event had; written now, durable with the next `sync`."""
-        record = Record(EPOCH, head={"epoch": self.epoch + 1, "next": next_epoch_seq(highest), "why": why})
+        following = next_epoch_seq(max(highest, self._high_water[1]))
+        record = Record(EPOCH, head={"epoch": self.epoch + 1, "next": following, "why": why})
         self.write([record])
-        self.epoch, self.head = self.epoch + 1, next_epoch_seq(highest) - 1
+        self.epoch, self.head = self.epoch + 1, following - 1
         self.tail.append(record)
 
-    def _set_aside(self, path: Path, damage: Damage) -> None:
-        aside = self.folder / "damaged"
-        aside.mkdir(exist_ok=True)
-        n = len(list(aside.iterdir()))
-        shutil.copy2(path, aside / f"{path.name}.{n}")
-        self.damages.append(damage)
+    # -- damage, and what is told about the whole -----------------------------------------------------------------------
 
     def _note(self, path: Path, offset: int, what: str, first: int, last: int | None) -> None:
-        self.damages.append(Damage(str(path), offset, what, first, last))
+        """Name damage, unless it was named and dealt with before."""
+        if f"{path.name}:{offset}" not in self._known:
+            self.damages.append(Damage(str(path), offset, what, first, last))
+            if last is not None and first <= last:
+                self.lost.append((first, last))
+
+    def _set_aside(self, path: Path) -> None:
+        aside = self.folder / "damaged"
+        if any(damage.file == str(path) for damage in self.damages):
+            aside.mkdir(exist_ok=True)
+            shutil.copy2(path, aside / f"{path.name}.{len(list(aside.iterdir()))}")
+
+    def _read_known(self) -> set[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return set((self.folder / "damaged" / "KNOWN").read_text(encoding="utf-8").splitlines())
+        return set()
+
+    def _remember_known(self) -> None:
+        """Damage in sealed segments stays where it is: it is told once, not at every start."""
+        sealed = {segment.path for segment in self._segments[:-1]}
+        new = {f"{Path(one.file).name}:{one.offset}" for one in self.damages if Path(one.file) in sealed} - self._known
+        if new:
+            self._known |= new
+            (self.folder / "damaged").mkdir(exist_ok=True)
+            (self.folder / "damaged" / "KNOWN").write_text("\n".join(sorted(self._known)) + "\n", encoding="utf-8")
+
+    def _read_current(self) -> tuple[uuid.UUID | None, int | None]:
+        """(journal, first segment) as CURRENT says, None for what it does not."""
+        try:
+            told = (self.folder / "CURRENT").read_text(encoding="ascii").split()
+            return uuid.UUID(told[0]), int(told[1])
+        except FileNotFoundError:
+            return None, None
+        except (ValueError, IndexError):  # damaged: the headers say the same
+            return uuid.UUID(int=0), None
+
+    def _write_current(self) -> None:
+        first = self._segments[0].first
+        self._replace_file(self.folder / "CURRENT", f"{self.identity} {first}\n".encode("ascii"), sync=True)
+
+    def _read_high_water(self) -> tuple[int, int]:
+        """(epoch, seq) of the last event that is known to have been durable."""
+        try:
+            data = self.folder.parent.joinpath("high-water").read_bytes()
+            epoch, seq, crc = _HIGH_WATER.unpack(data)
+        except (FileNotFoundError, struct.error):
+            return 0, 0
+        return (epoch, seq) if zlib.crc32(data[:16]) == crc else (0, 0)
+
+    def note_high_water(self) -> None:
+        """Write beside the folder how far this journal has come. Not synced: it may be too low, never too high."""
+        if (self.epoch, self.head) > self._high_water:
+            self._high_water = (self.epoch, self.head)
+            packed = _HIGH_WATER.pack(self.epoch, self.head, 0)[:16]
+            self._replace_file(self.folder.parent / "high-water", packed + _CRC.pack(zlib.crc32(packed)), sync=False)
+
+    def _replace_file(self, path: Path, data: bytes, *, sync: bool) -> None:
+        new = path.with_name(path.name + ".new")
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()
+        handle = self._disk.create(new)
+        self._disk.write(handle, data)
+        if sync:
+            self._disk.sync(handle)
+        self._disk.close(handle)
+        self._disk.rename(new, path)
+        if sync:
+            self._disk.sync_folder(path.parent)
 
     # -- appending ------------------------------------------------------------------------------------------------------
 
@@ -371,7 +540,13 @@ class Journal:
             places.append(Place(segment, offset, len(packed), crc))
             parts.append(packed)
             crc, offset = after, offset + len(packed)
-        self._disk.write(self._handle, b"".join(parts))
+        try:
+            self._disk.write(self._handle, b"".join(parts))
+        except OSError:
+            # A full disk: nothing of this was confirmed, so what is half written goes, and the next start finds a whole end.
+            with contextlib.suppress(OSError):
+                self._disk.truncate(self._handle, self._size)
+            raise
         self._crc, self._size = crc, offset
         return places
 
@@ -387,31 +562,32 @@ class Journal:
         elif record.kind == EPOCH:
             self.epoch, self.head = int(record.head["epoch"]), int(record.head["next"]) - 1
 
-    def roll(self, snapshot: dict[str, Any], *, next_seq: int, at_ns: int) -> None:
+    def roll(self, snapshot: dict[str, Any], *, at_ns: int) -> None:
         """Seal this segment with the router's durable state and begin the next. Durable when it returns."""
         segment = self._segments[-1]
-        content = hashlib.sha256(segment.path.read_bytes()).digest()
-        before = self._segments[-2].sealed_hash if len(self._segments) > 1 else b"\0" * 32
-        digest = hashlib.sha256(before + content).digest()
+        digest = _segment_hash(segment.path.read_bytes())
+        following, self.epoch = int(snapshot["next"]), int(snapshot["epoch"])
         seal = Record(
             SEAL,
-            head={"hash": digest.hex(), "last_seq": next_seq - 1, "epoch": self.epoch, "at_ns": at_ns},
+            head={"hash": digest.hex(), "last_seq": following - 1, "epoch": self.epoch, "at_ns": at_ns},
             body=msgspec.json.encode(snapshot),
         )
         place, *_ = self.write([seal])
         self._disk.write(self._handle, _TRAILER.pack(place.offset, place.seed, b"SEAL"))
         self._disk.sync(self._handle)
-        self._disk.close(self._handle)
-        segment.sealed_hash, segment.last_at_ns = digest, at_ns
-        self._new_segment(next_seq, digest)
+        handle, self._handle = self._handle, -1
+        self._disk.close(handle)
+        segment.sealed_hash, segment.last_at_ns, segment.last_named = digest, at_ns, following - 1
+        self._new_segment(max(following, segment.first + 1), digest)
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
     @property
     def first_seq(self) -> int:
-        """The oldest event that is kept."""
+        """The oldest event that is kept (or the first number its segment may hold)."""
         for segment in self._segments:
-            self._index(segment)
+            if not segment.indexed:
+                return segment.first
             if segment.entries:
                 return segment.entries[0].first
         return self.head + 1
@@ -419,7 +595,7 @@ class Journal:
     @property
     def n_bytes(self) -> int:
         """Size of all segments."""
-        return sum(segment.path.stat().st_size for segment in self._segments)
+        return sum(segment.path.stat().st_size for segment in list(self._segments))
 
     def read(
         self, after: int, patterns: Sequence[str], *, max_events: int, max_bytes: int, reader: str = ""
@@ -434,10 +610,8 @@ class Journal:
         for segment, entry in self._entries_after(after):
             wanted = any(matches(pattern, kind) for kind in entry.types for pattern in patterns)
             if wanted and (entry.only is None or entry.only == reader):
-                try:
-                    record = self._load(segment, entry)
-                except ValueError as error:
-                    self._note(segment.path, entry.offset, str(error), entry.first, entry.first + entry.count - 1)
+                record = self._load(segment, entry)
+                if record is None:
                     looked = entry.first + entry.count - 1
                     continue
                 for seq, packed in enumerate(decode_batch(record.body), start=entry.first):
@@ -456,12 +630,24 @@ class Journal:
         return found, max(looked, self.head)
 
     def event(self, seq: int) -> bytes | None:
-        """The envelope of one event, or None when it is not kept."""
+        """The envelope of one event, or None when it is not kept, or damaged."""
         for segment, entry in self._entries_after(seq - 1):
             if entry.first <= seq < entry.first + entry.count:
-                return decode_batch(self._load(segment, entry).body)[seq - entry.first]
+                record = self._load(segment, entry)
+                return None if record is None else decode_batch(record.body)[seq - entry.first]
             return None
         return None
+
+    def chains(self) -> dict[str, tuple[int, str, int]]:
+        """How far each outbox goes without a hole: {outbox: (n, id, seq)}. Reads every byte; needed only after damage."""
+        told: dict[str, tuple[int, str, int]] = {}
+        for segment in list(self._segments):
+            found, _ = _scan(segment.path.read_bytes(), header_is_whole=True)
+            for record in (one.record for one in found):
+                outbox = record.head.get("o")
+                if record.kind == EVENTS and outbox and (outbox not in told or record.head.get("p", 0) == told[outbox][0]):
+                    told[outbox] = (int(record.head["n"]), str(record.head["id"]), record.first + record.count - 1)
+        return told
 
     def seq_at(self, at_ns: int) -> int:
         """Seq of the first event that came to this broker at or after `at_ns` (its wall clock), else head + 1."""
@@ -479,30 +665,46 @@ class Journal:
                 if segment.entries[i].first + segment.entries[i].count - 1 > after:
                     yield segment, segment.entries[i]
 
-    def _index(self, segment: _Segment) -> None:
+    def _index(self, segment: _Segment) -> list[Record]:
+        """Find the records of a sealed segment, if that was not done yet; returns them all."""
         if segment.indexed:
-            return
+            return []
         segment.indexed = True
         data = segment.path.read_bytes()
-        offset, crc = HEADER_BYTES, zlib.crc32(data[: _HEADER.size])
-        while offset < len(data):
-            try:
-                record, end, after = _parse(data, offset, crc)
-            except ValueError as error:
-                self._note(segment.path, offset, str(error), segment.last + 1, None)
-                return
-            if record.kind == SEAL:
-                return
-            if record.kind == EVENTS:
-                segment.entries.append(_entry(record, offset, end - offset, crc))
-            offset, crc = end, after
+        found, holes = _scan(data, header_is_whole=_read_header(data[:HEADER_BYTES]) is not None)
+        for one in found:
+            if one.record.kind == EVENTS:
+                segment.entries.append(_entry(one.record, one.offset, one.end - one.offset, one.seed))
+        for hole in holes:
+            before = max(
+                (entry.first + entry.count - 1 for entry in segment.entries if entry.offset < hole.offset), default=segment.first - 1
+            )
+            after = min((entry.first for entry in segment.entries if entry.offset >= hole.end), default=None)
+            self._note(segment.path, hole.offset, hole.why, before + 1, segment.last_named if after is None else after - 1)
+        return [one.record for one in found]
 
-    def _load(self, segment: _Segment, entry: _Entry) -> Record:
+    def _load(self, segment: _Segment, entry: _Entry) -> Record | None:
+        """A record of events from the disk; None, and named, when it is damaged."""
         file = self._readers.get(segment.path)
-        if file is None:
-            file = self._readers[segment.path] = segment.path.open("rb")
-        file.seek(entry.offset)
-        return _parse(file.read(entry.length), 0, entry.seed)[0]
+        try:
+            if file is None:
+                file = segment.path.open("rb")
+                self._readers[segment.path] = file
+                if len(self._readers) > _MOST_OPEN_FILES:
+                    self._readers.popitem(last=False)[1].close()
+            self._readers.move_to_end(segment.path)
+            file.seek(entry.offset)
+            return _parse(file.read(entry.length), 0, entry.seed)[0]
+        except (ValueError, OSError) as error:
+            self._note(segment.path, entry.offset, str(error), entry.first, entry.first + entry.count - 1)
+            self._known.add(f"{segment.path.name}:{entry.offset}")  # once is enough
+            return None
+
+    def dealt_with(self) -> None:
+        """What was found damaged has been told and healed: it is not told again, also after a start."""
+        self._known -= {f"{Path(one.file).name}:{one.offset}" for one in self.damages}
+        self._remember_known()
+        self.lost.clear()
 
     # -- keeping house --------------------------------------------------------------------------------------------------
 
@@ -516,8 +718,10 @@ class Journal:
             file = self._readers.pop(segment.path, None)
             if file is not None:
                 file.close()
-            segment.path.unlink()
+            # First the word that it may be missing, then the deed: missing without that word is damage.
             del self._segments[0]
+            self._write_current()
+            self._disk.unlink(segment.path)
             gone.append(segment.path.name)
         return gone
 
@@ -560,6 +764,31 @@ def _read_header(data: bytes) -> tuple[uuid.UUID, int, int, bytes] | None:
     return (uuid.UUID(bytes=identity), epoch, first, before) if magic == MAGIC else None
 
 
+def _read_seal(file: IO[bytes], size: int) -> Record | None:
+    """The seal that the trailer at the end of the file points to, or None."""
+    try:
+        file.seek(max(0, size - _TRAILER.size))
+        offset, seed, word = _TRAILER.unpack(file.read(_TRAILER.size))
+        if word != b"SEAL" or offset >= size:
+            return None
+        file.seek(offset)
+        seal, end, _ = _parse(file.read(size - offset), 0, seed)
+    except (ValueError, struct.error):
+        return None
+    return seal if seal.kind == SEAL and offset + end == size - _TRAILER.size else None
+
+
+def _segment_hash(content: bytes) -> bytes:
+    """The hash of a segment's bytes before its seal, chained to the hash of the segment before it (which its header tells)."""
+    before = content[_HEADER.size - 32 : _HEADER.size]
+    return hashlib.sha256(before + hashlib.sha256(content).digest()).digest()
+
+
+def _seeds(data: bytes) -> tuple[int, int]:
+    """The crc that the first record is chained to: of the header as it is, and as it was."""
+    return zlib.crc32(data[: _HEADER.size]), _CRC.unpack(data[_HEADER.size : HEADER_BYTES])[0]
+
+
 def _parse(data: bytes, offset: int, seed: int) -> tuple[Record, int, int]:
     """The record at `offset`, where it ends, and its crc. Raises `ValueError` saying what is wrong with it."""
     if offset + _FRAME.size + _RECORD.size > len(data):
@@ -580,6 +809,65 @@ def _parse(data: bytes, offset: int, seed: int) -> tuple[Record, int, int]:
     return Record(kind, first, count, n0, head, content[body_at:]), begin + length, crc
 
 
+def _scan(data: bytes, *, header_is_whole: bool) -> tuple[list[_Found], list[_Hole]]:
+    """All whole records of a segment up to its seal, and what is between them."""
+    found: list[_Found] = []
+    holes: list[_Hole] = []
+    if len(data) < HEADER_BYTES:
+        return found, [_Hole(0, len(data), "the segment is cut short")]
+    offset = HEADER_BYTES
+    seeds: tuple[int, ...] = _seeds(data)[:1] if header_is_whole else _seeds(data)
+    while offset < len(data):
+        one, why = _first_that_fits(data, offset, seeds)
+        if one is None:
+            one = _find_on(data, offset, seeds)
+            holes.append(_Hole(offset, len(data) if one is None else one.offset, why))
+            if one is None:
+                break
+        found.append(one)
+        if one.record.kind == SEAL:
+            break
+        offset, seeds = one.end, _FRAME.unpack_from(data, one.offset)[1:]
+    return found, holes
+
+
+def _first_that_fits(data: bytes, offset: int, seeds: Sequence[int]) -> tuple[_Found | None, str]:
+    why = ""
+    for seed in seeds:
+        try:
+            record, end, _ = _parse(data, offset, seed)
+        except ValueError as error:
+            why = why or str(error)
+        else:
+            return _Found(record, offset, end, seed), ""
+    return None, why
+
+
+def _find_on(data: bytes, offset: int, seeds: Sequence[int]) -> _Found | None:
+    """The next whole record behind the damaged one at `offset`.
+
+    What it is chained to is the damaged record's crc: as it stands there, or, when that crc is the damage, as it comes out of the
+    content.
+    """
+    if offset + _FRAME.size > len(data):
+        return None
+    length, stored = _FRAME.unpack_from(data, offset)
+    begin = offset + _FRAME.size
+    candidates = [stored]
+    if length <= len(data) - begin:
+        candidates += [zlib.crc32(data[begin : begin + length], seed) for seed in seeds]
+        one, _ = _first_that_fits(data, begin + length, candidates)
+        if one is not None:
+            return one
+    for match in _LOOKS_LIKE_A_RECORD.finditer(data, begin, min(len(data), offset + _LONGEST_SEARCH)):
+        at = match.start()
+        seeds_there = [stored, *(zlib.crc32(data[begin:at], seed) for seed in seeds)] if at - begin < 1 << 16 else [stored]
+        one, _ = _first_that_fits(data, at, seeds_there)
+        if one is not None:
+            return one
+    return None
+
+
 def verify(folder: Path, *, progress: Callable[[int, int], None] = lambda _done, _all: None) -> dict[str, Any]:
     """Read every byte of a journal (of a stopped broker, or a copy) and name all damage; changes nothing.
 
@@ -590,7 +878,7 @@ def verify(folder: Path, *, progress: Callable[[int, int], None] = lambda _done,
         raise Failed("there is no journal here", where=str(folder), remedy="Name the folder that holds *.seg files")
     damages: list[str] = []
     n_events, size, first_seq, last_seq = 0, 0, None, 0
-    previous_hash = b"\0" * 32
+    previous_hash: bytes | None = None  # what was before the oldest that is kept is not known
     total = sum(path.stat().st_size for path in paths)
     for path in paths:
         data = path.read_bytes()
@@ -598,29 +886,29 @@ def verify(folder: Path, *, progress: Callable[[int, int], None] = lambda _done,
         header = _read_header(data[:HEADER_BYTES])
         if header is None:
             damages.append(f"{path.name}: byte 0: the header is damaged")
-        elif header[3] != previous_hash:
+        elif previous_hash is not None and header[3] != previous_hash:
             damages.append(f"{path.name}: byte 0: it does not follow the segment before it")
-        offset, crc, sealed = HEADER_BYTES, zlib.crc32(data[: _HEADER.size]), False
-        while offset < len(data) and not sealed:
-            try:
-                record, end, after = _parse(data, offset, crc)
-            except ValueError as error:
-                damages.append(f"{path.name}: byte {offset}: {error}; events {last_seq + 1} to the segment's end")
-                break
-            if record.kind == SEAL:
-                sealed = True
-                digest = hashlib.sha256(previous_hash + hashlib.sha256(data[:offset]).digest()).digest()
-                if digest.hex() != record.head.get("hash"):
-                    damages.append(f"{path.name}: byte {offset}: the seal does not fit the segment")
-                previous_hash = bytes.fromhex(str(record.head.get("hash", "")))
-                if data[end:] != _TRAILER.pack(offset, crc, b"SEAL"):
-                    damages.append(f"{path.name}: byte {end}: the trailer is damaged")
-            elif record.kind == EVENTS:
-                n_events += record.count
-                first_seq = record.first if first_seq is None else first_seq
-                last_seq = record.first + record.count - 1
-            offset, crc = end, after
-        if not sealed and path != paths[-1]:
-            damages.append(f"{path.name}: byte {offset}: the seal is missing")
+        found, holes = _scan(data, header_is_whole=header is not None)
+        for hole in holes:
+            before = max(
+                (one.record.first + one.record.count - 1 for one in found if one.end <= hole.offset and one.record.first), default=last_seq
+            )
+            after = min((one.record.first for one in found if one.offset >= hole.end and one.record.kind == EVENTS), default=None)
+            upto = "the segment's end" if after is None else str(after - 1)
+            damages.append(f"{path.name}: byte {hole.offset}: {hole.why}; events {before + 1} to {upto}")
+        for record in (one.record for one in found if one.record.kind == EVENTS):
+            n_events += record.count
+            first_seq = record.first if first_seq is None else first_seq
+            last_seq = record.first + record.count - 1
+        previous_hash = None
+        if found and found[-1].record.kind == SEAL:
+            seal = found[-1]
+            previous_hash = bytes.fromhex(str(seal.record.head.get("hash", "")))
+            if _segment_hash(data[: seal.offset]) != previous_hash:
+                damages.append(f"{path.name}: byte {seal.offset}: the seal does not fit the segment")
+            if data[seal.end :] != _TRAILER.pack(seal.offset, seal.seed, b"SEAL"):
+                damages.append(f"{path.name}: byte {seal.end}: the trailer is damaged")
+        elif path != paths[-1]:
+            damages.append(f"{path.name}: byte {len(data)}: the seal is missing")
         progress(size, total)
     return {"segments": len(paths), "events": n_events, "first_seq": first_seq, "last_seq": last_seq, "bytes": size, "damages": damages}

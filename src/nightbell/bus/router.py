@@ -238,8 +238,9 @@ class Router:
         """The durable state, for a seal."""
         return {
             "chains": {outbox: [one.n, one.id, one.seq] for outbox, one in self._chains.items()},
-            "fences": self._fences,
-            "endpoints": self._endpoints,
+            # Copies: the commit thread writes them down while this one goes on.
+            "fences": dict(self._fences),
+            "endpoints": dict(self._endpoints),
             "subs": {key: [sub.cursor, sub.types, sub.cursor_id] for key, sub in self._subs.items()},
             "dead": list(self._dead.values()),
             "epoch": self.epoch,

@@ -114,7 +114,7 @@ def seal(folder: Path | None, conf: Path | None, broker: str | None, *, as_json:
             wall_ns=time.time_ns(),
             chance=random.Random(0),
         )
-        opened.roll(router.snapshot(), next_seq=router.next_seq, at_ns=time.time_ns())
+        opened.roll(router.snapshot(), at_ns=time.time_ns())
     finally:
         opened.close()
         lock.release()
