@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from nightbell.cli.supervisor import Supervisor
+from nightbell.settings import load_installation
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -15,3 +20,69 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real data are not beside this clone ({SHARED_DATA.name}/ in ../shared)")
     return SHARED_DATA
+
+
+class SmallInstallation:
+    """One broker and, when asked for, modules that need no telescope: real processes on free ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.conf = folder / "conf"
+        (self.conf / "modules").mkdir(parents=True)
+        self.door, self.feed = free_address(), free_address()
+        self.configure(["broker:observatory", "archive"])
+        self._supervisor: Supervisor | None = None
+
+    def configure(self, run: list[str], *, keys: str = "") -> None:
+        text = f"""
+run = {run!r}
+home = "state"
+keys = "{keys}"
+[site]
+name = "demo"
+latitude_deg = -29.2567
+longitude_deg = -70.7377
+[brokers.observatory]
+door = "{self.door}"
+feed = "{self.feed}"
+"""
+        (self.conf / "observatory.toml").write_text(text, encoding="utf-8")
+
+    @property
+    def home(self) -> Path:
+        return self.conf / "state"
+
+    def start(self, *names: str) -> None:
+        """Start them, the first before the others; a killed one is started again."""
+        said: list[str] = []
+        self._supervisor = Supervisor(load_installation(self.conf), names, tell=lambda name, text: said.append(f"{name} {text}"))
+        self._supervisor.start(wait_s=60, in_waves=[wave for wave in (names[:1], names[1:]) if wave])
+
+    def kill(self, name: str) -> None:
+        assert self._supervisor is not None
+        self._supervisor.kill(name)
+
+    def ready(self, name: str) -> dict:
+        """What a process said when it was ready."""
+        assert self._supervisor is not None
+        told = self._supervisor.children[name].ready
+        assert told is not None
+        return told
+
+    def stop(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
+
+
+def free_address() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{one.getsockname()[1]}"
+
+
+@pytest.fixture
+def small_installation(tmp_path: Path) -> Iterator[SmallInstallation]:
+    """An installation of one broker that can be started, killed and stopped."""
+    one = SmallInstallation(tmp_path / "installation")
+    yield one
+    one.stop()
