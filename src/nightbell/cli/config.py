@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 import importlib
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.contracts.errors import BadInput, Mistakes, NightbellError
+
+_ADDRESS = re.compile(r"tcp://.+:(\d+)")
 
 
 @click.group()
@@ -46,59 +54,123 @@ def check(folder: Path | None, conf: Path | None, *, as_json: bool) -> None:
       nightbell config check conf/demo
     """
     from nightbell.cli.processes import find_conf
-    from nightbell.settings import load_installation
 
-    installation = load_installation(find_conf(folder or conf))
-    mistakes = find_mistakes(installation)
+    named = find_conf(folder or conf) or os.environ.get("NIGHTBELL_CONF")
+    if not named:
+        raise BadInput("no installation is named", where="FOLDER", remedy="Give the folder, or set NIGHTBELL_CONF")
+    root = Path(named).resolve()
+    mistakes = find_mistakes(root)
     if mistakes:
-        from nightbell.contracts.errors import Mistakes
-
         raise Mistakes(mistakes)
-    names = ["observatory", *installation.modules]
-    answer({"ok": True, "files": names}, as_json, f"{installation.folder}: {len(names)} files, no mistakes")
+    names = ["observatory", *(path.stem for path in sorted((root / "modules").glob("*.toml")))]
+    answer({"ok": True, "files": names}, as_json, f"{root}: {len(names)} files, no mistakes")
 
 
-def find_mistakes(installation: Any) -> list[Any]:
-    """Every mistake in module files and the process list of an installation whose observatory.toml could be read."""
-    import difflib
+def find_mistakes(root: Path) -> list[NightbellError]:
+    """Every mistake in every file of the installation folder `root`: one wrong file hides no other."""
+    from nightbell.settings import InstallationSettings, read_settings, read_toml
 
-    from nightbell.cli.processes import PROCESSES, SETTINGS
-    from nightbell.contracts.errors import BadInput, Mistakes, NightbellError
-
+    place = root / "observatory.toml"
     mistakes: list[NightbellError] = []
-    place = installation.folder / "observatory.toml"
-    brokers = installation.settings.brokers
-    for process in installation.settings.run:
-        known = [*PROCESSES, *(f"broker:{name}" for name in brokers)]
-        if process not in known:
-            near = difflib.get_close_matches(process, known, n=1)
-            remedy = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
-            mistakes.append(BadInput(f"{process!r} is no process", where=f"{place}: run", remedy=remedy))
-    for name, path in installation.modules.items():
-        if name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, n=1)
-            mistakes.append(
-                BadInput("is no module's file", where=str(path), remedy=f"Did you mean {near[0]}.toml?" if near else "Delete it")
-            )
-            continue
-        try:
-            installation.module_settings(name, settings_class(name))
-            installation.broker_of(name)
-        except Mistakes as several:
-            mistakes.extend(several.mistakes)
-        except NightbellError as error:
-            mistakes.append(error)
-    policy = installation.folder / "policy.toml"
+    table: dict[str, Any] = {}
+    with _kept(mistakes):
+        table = read_toml(place)
+        read_settings(table, InstallationSettings, where=str(place))
+    told = table.get("brokers")
+    brokers: dict[str, Any] = told if isinstance(told, dict) else {}
+    known_brokers = brokers if table else None  # of a file that could not be read nothing is known
+    mistakes += _process_mistakes(table.get("run"), brokers, str(place))
+    mistakes += _address_mistakes(brokers, str(place))
+    clock = table.get("clock")
+    if isinstance(clock, dict) and clock.get("kind") == "simulator" and not clock.get("url"):
+        mistakes.append(
+            BadInput("is missing", where=f"{place}: clock.url", remedy='Give the simulator\'s: url = "http://HOST:PORT/sim/clock"')
+        )
+    for path in sorted((root / "modules").glob("*.toml")):
+        mistakes += _module_mistakes(path, known_brokers)
+    policy = root / "policy.toml"
     if policy.is_file():
         from nightbell.alerts.policy import load_policy
 
-        try:
+        with _kept(mistakes):
             load_policy(policy)
-        except Mistakes as several:
-            mistakes.extend(several.mistakes)
-        except NightbellError as error:
-            mistakes.append(error)
+    if not mistakes:
+        with _kept(mistakes):
+            _check_tuning(root)
     return mistakes
+
+
+@contextlib.contextmanager
+def _kept(mistakes: list[NightbellError]) -> Iterator[None]:
+    """Mistakes that are raised inside are kept, and reading goes on behind."""
+    try:
+        yield
+    except Mistakes as several:
+        mistakes.extend(several.mistakes)
+    except NightbellError as error:
+        mistakes.append(error)
+
+
+def _process_mistakes(run: object, brokers: Mapping[str, Any], place: str) -> list[NightbellError]:
+    from nightbell.cli.processes import PROCESSES
+
+    known = [*PROCESSES, *(f"broker:{name}" for name in brokers)]
+    found: list[NightbellError] = []
+    names = [name for name in run if isinstance(name, str)] if isinstance(run, list) else []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
+            found.append(BadInput(f"{name!r} is no process", where=f"{place}: run", remedy=remedy))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    found.extend(BadInput(f"{name!r} stands there twice", where=f"{place}: run", remedy="One process of a name can live") for name in twice)
+    return found
+
+
+def _address_mistakes(brokers: Mapping[str, Any], place: str) -> list[NightbellError]:
+    found: list[NightbellError] = []
+    taken: dict[str, str] = {}
+    for name, one in brokers.items():
+        for key in ("door", "feed"):
+            address = one.get(key) if isinstance(one, dict) else None
+            if not isinstance(address, str):
+                continue  # said already, by its type
+            where = f"{place}: brokers.{name}.{key}"
+            match = _ADDRESS.fullmatch(address)
+            if match is None or not 1 <= int(match[1]) <= 65535:
+                found.append(BadInput(f"{address!r} is no address", where=where, remedy="Write tcp://HOST:PORT, a port from 1 to 65535"))
+            elif address in taken:
+                found.append(BadInput(f"{address} is that of {taken[address]} too", where=where, remedy="Give each its own port"))
+            taken[address] = f"{name}.{key}"
+    return found
+
+
+def _module_mistakes(path: Path, brokers: Mapping[str, Any] | None) -> list[NightbellError]:
+    from nightbell.cli.processes import SETTINGS
+    from nightbell.settings import read_settings, read_toml
+
+    if path.stem not in SETTINGS:
+        near = difflib.get_close_matches(path.stem, SETTINGS, n=1)
+        return [BadInput("is no module's file", where=str(path), remedy=f"Did you mean {near[0]}.toml?" if near else "Delete it")]
+    found: list[NightbellError] = []
+    with _kept(found):
+        table = read_toml(path)
+        broker = table.get("broker")
+        if broker is not None and brokers is not None and broker not in brokers:
+            near = difflib.get_close_matches(str(broker), brokers, n=1)
+            remedy = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(brokers)}"
+            found.append(BadInput(f"{broker!r} is no broker of this installation", where=f"{path}: broker", remedy=remedy))
+        read_settings(table, settings_class(path.stem), where=str(path))
+    return found
+
+
+def _check_tuning(root: Path) -> None:
+    from nightbell.bus.tuning import load_tuning
+    from nightbell.settings import load_installation
+
+    installation = load_installation(root)
+    for name in installation.settings.brokers:
+        load_tuning(installation, name)
 
 
 @config.command()
@@ -114,7 +186,6 @@ def show(module: str, conf: Path | None, *, as_json: bool) -> None:
       nightbell config show safety --conf conf/demo
     """
     from nightbell.cli.processes import SETTINGS, find_conf
-    from nightbell.contracts.errors import BadInput
     from nightbell.settings import load_installation
 
     installation = load_installation(find_conf(conf))

@@ -48,7 +48,7 @@ def ask_all(installation: Any) -> dict[str, Any]:
     names = [name for name in run if not name.startswith("broker:")]
     with ThreadPoolExecutor(len(run) + len(installation.settings.brokers) + 1) as pool:
         asked_brokers = {name: pool.submit(_broker, installation, name) for name in installation.settings.brokers}
-        asked_modules = {name: pool.submit(_module, installation, name) for name in names}
+        asked_modules = {name: pool.submit(ask_module, installation, name) for name in names}
         brokers = {name: asked.result() for name, asked in asked_brokers.items()}
         modules = {name: asked.result() for name, asked in asked_modules.items()}
     for broker in brokers.values():
@@ -106,7 +106,7 @@ def _broker(installation: Any, name: str) -> dict[str, Any]:
         return {"alive": False, "error": str(error)}
 
 
-def _module(installation: Any, name: str) -> dict[str, Any]:
+def ask_module(installation: Any, name: str) -> dict[str, Any]:
     """What a module answers; the simulator, which is no module, by its door."""
     from nightbell.bus.script import connect
     from nightbell.contracts.errors import Missing, NightbellError
