@@ -450,6 +450,12 @@ def test_what_was_synced_survives_a_power_cut_before_any_operation(tmp_path: Pat
                 f"power cut before operation {dies_at}, seed {seed}: {[str(one) for one in journal.damages]}"
             )
             assert all(found[seq] == envelope(seq, pad=300) for seq in confirmed)
+            again = Journal(folder, disk=QuickDisk())
+            append(again, batch(again.head + 1))
+            again.close()
+            calm = reopened(folder)[1]
+            assert calm.damages == [], f"the start after the start, before operation {dies_at}, seed {seed}"
+            assert calm.head == again.head
             shutil.rmtree(folder.parent)
 
 

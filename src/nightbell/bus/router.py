@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -37,7 +37,14 @@ PROBE_S = 1.0
 CURSOR_EVERY_S = 0.2
 LONGEST_BACKOFF_S = 60.0
 DELIVER_BYTES = 1 << 20
-KEPT_ERRORS = 10
+LARGEST_WINDOW_EVENTS, LARGEST_WINDOW_BYTES = 4096, 16 << 20
+"""What may wait for one peer; a hostile one cannot ask for more of our memory."""
+MOST_REPLAYS, MOST_PATTERNS, LONGEST_TEXT = 16, 64, 256
+LARGEST_STATE_BYTES = 4096
+LARGEST_LIST_BYTES = 48 << 10
+KEPT_ERRORS, LONGEST_ERROR = 10, 2000
+USES_RESERVE = ("safety.*", "alarm.*", "module.*")
+"""Types that are still taken when the disk is full but for its reserve."""
 
 
 class JournalReader(Protocol):
@@ -89,6 +96,8 @@ class _Chain:
     id: str | None
     seq: int
     ticket: int = 0
+    passing: bool = False
+    """Of a script: it ends with its session, and no snapshot keeps it."""
 
 
 @dataclass(slots=True)
@@ -104,6 +113,15 @@ class _Session:
     state: dict[str, Any] = field(default_factory=dict)
     subs: list[str] = field(default_factory=list)
     replays: dict[str, _Replay] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Tries:
+    """How the tries of one event ended; `limit` of them are allowed, none more when one was final."""
+
+    errors: list[str] = field(default_factory=list)
+    limit: int = 0
+    final: bool = False
 
 
 @dataclass(slots=True)
@@ -124,13 +142,14 @@ class _Sub:
     delivered: int = 0
     looked: int = 0
     inflight: OrderedDict[int, int] = field(default_factory=OrderedDict)
-    tries: dict[int, list[str]] = field(default_factory=dict)
-    """Seq -> errors of its failed attempts."""
+    tries: dict[int, _Tries] = field(default_factory=dict)
     not_before: float = 0.0
     ack_by: float | None = None
     careful_until: int = 0
     """Up to this seq one at a time: an event may be killing its process, and its neighbours must not be blamed."""
     burying: bool = False
+    round: int = 0
+    """Grows whenever delivery begins again behind the cursor."""
 
 
 @dataclass(slots=True)
@@ -145,8 +164,7 @@ class _Replay:
     delivered: int
     acked: int
     ended: bool = False
-    in_flight: int = 0
-    sizes: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    sizes: OrderedDict[int, int] = field(default_factory=OrderedDict)
 
 
 @dataclass(slots=True)
@@ -181,11 +199,15 @@ class Router:
         self.next_seq = 1
         self.stopped = ""
         """Why nothing can be stored now (`full`, `disk`, `readonly`), or empty."""
+        self.reserve_left = True
+        """Whether types of USES_RESERVE are still taken when the disk is full."""
         self._chains: dict[str, _Chain] = {}
         self._fences: dict[str, int] = {}
         self._endpoints: dict[str, str] = {}
         self._subs: dict[str, _Sub] = {}
         self._dead: dict[tuple[str, int], dict[str, Any]] = {}
+        self._passed: dict[str, set[int]] = {}
+        """Subscription -> former dead letters behind its cursor that were given up or told anew: they are not delivered."""
         self._peers: dict[bytes, _Session] = {}
         self._names: dict[str, _Session] = {}
         self._waiting: dict[str, _Waiting] = {}
@@ -212,8 +234,13 @@ class Router:
         head = record.head
         if record.kind == EVENTS:
             self.next_seq = record.first + record.count
-            if head.get("o"):
-                self._chains[head["o"]] = _Chain(int(head["n"]), head["id"], self.next_seq - 1, self._ticket)
+            outbox = head.get("o")
+            if outbox:
+                chain = self._chains.get(outbox)
+                # A hole (damage that was cut out): its publisher sends again from there, whatever stands behind the hole.
+                if head.get("p", chain.n if chain else 0) == (chain.n if chain else 0):
+                    passing = bool(head.get("x"))
+                    self._chains[outbox] = _Chain(int(head["n"]), head["id"], self.next_seq - 1, self._ticket, passing)
         elif record.kind == CURSORS:
             for key, (cursor, types, identity) in head["subs"].items():
                 sub = self._subs.get(key)
@@ -221,27 +248,32 @@ class Router:
                     self._subs[key] = _Sub(key, tuple(types), int(cursor), str(identity))
                 else:
                     sub.cursor, sub.types, sub.cursor_id = int(cursor), tuple(types), str(identity)
+                self._forget_passed(key, int(cursor))
         elif record.kind == DEAD:
             key = (head["sub"], int(head["seq"]))
             if head["op"] == "bury":
                 self._dead[key] = head["letter"]
             else:
                 self._dead.pop(key, None)
+                self._passed.setdefault(head["sub"], set()).add(int(head["seq"]))
         elif record.kind == LEASE:
             self._fences[head["name"]] = int(head["fence"])
             if head.get("commands"):
                 self._endpoints[head["name"]] = head["commands"]
         elif record.kind == EPOCH:
             self.epoch, self.next_seq = int(head["epoch"]), int(head["next"])
+            for outbox, chain in head.get("chains", {}).items():
+                self._chains[outbox] = _Chain(int(chain[0]), chain[1], int(chain[2]))
 
     def snapshot(self) -> dict[str, Any]:
         """The durable state, for a seal."""
         return {
-            "chains": {outbox: [one.n, one.id, one.seq] for outbox, one in self._chains.items()},
+            "chains": {outbox: [one.n, one.id, one.seq] for outbox, one in self._chains.items() if not one.passing},
             # Copies: the commit thread writes them down while this one goes on.
             "fences": dict(self._fences),
             "endpoints": dict(self._endpoints),
             "subs": {key: [sub.cursor, sub.types, sub.cursor_id] for key, sub in self._subs.items()},
+            "passed": {key: sorted(seqs) for key, seqs in self._passed.items()},
             "dead": list(self._dead.values()),
             "epoch": self.epoch,
             "next": self.next_seq,
@@ -252,12 +284,18 @@ class Router:
         self._fences = {name: int(fence) for name, fence in told["fences"].items()}
         self._endpoints = dict(told["endpoints"])
         self._subs = {key: _Sub(key, tuple(types), int(at), str(i)) for key, (at, types, i) in told["subs"].items()}
+        self._passed = {key: set(seqs) for key, seqs in told.get("passed", {}).items()}
         self._dead = {(letter["sub"], int(letter["seq"])): letter for letter in told["dead"]}
         self.epoch, self.next_seq = int(told["epoch"]), int(told["next"])
 
+    def _forget_passed(self, key: str, cursor: int) -> None:
+        left = {seq for seq in self._passed.pop(key, ()) if seq > cursor}
+        if left:
+            self._passed[key] = left
+
     def lowest_cursor(self) -> int:
         """No durable subscription needs an event at or below this."""
-        return min((sub.cursor for sub in self._subs.values()), default=self._journal.head)
+        return min((_reached(sub) for sub in self._subs.values()), default=self._journal.head)
 
     # -- effects --------------------------------------------------------------------------------------------------------
 
@@ -316,7 +354,8 @@ class Router:
         match head:
             case wire.Heartbeat():
                 session.deadline = now + session.lease_s
-                session.state = head.state
+                fits = len(msgspec.json.encode(head.state)) <= LARGEST_STATE_BYTES
+                session.state = head.state if fits else {"state": f"larger than {LARGEST_STATE_BYTES} bytes"}
                 session.gone = False
                 answer = wire.HeartbeatAnswer(m0=head.m0, t1=wall_ns, t2=wall_ns, head=self._journal.head)
                 self._send(peer, answer)
@@ -354,9 +393,19 @@ class Router:
                 peer, wire.Refuse(code="schema", text=f"{hello.name[:64]!r} is no name", remedy="Use lower-case letters, digits, hyphens")
             )
             return
+        if (
+            max(len(hello.instance), len(hello.host), len(hello.outbox or ""), len(hello.commands or "")) > LONGEST_TEXT
+            or not hello.instance
+        ):
+            text = f"a text of HELLO is empty or longer than {LONGEST_TEXT}"
+            self._send(peer, wire.Refuse(code="schema", text=text, remedy="Shorten instance, host, outbox or commands"))
+            return
         last_ok = hello.last_ok
-        if last_ok is not None and (last_ok.epoch, last_ok.seq) > (self.epoch, max(self.next_seq - 1, 0)):
-            self._begin_epoch(last_ok.seq)
+        if last_ok is not None and _is_number(last_ok.seq) and self._has_not(last_ok.epoch, last_ok.seq):
+            self._begin_epoch(last_ok.epoch, last_ok.seq)
+        here = self._peers.get(peer)
+        if here is not None and (here.hello.name, here.hello.instance) != (hello.name, hello.instance):
+            self._end(here, "its connection serves another now", clean=True)
         holder = self._names.get(hello.name)
         if holder is None:
             self._grant(peer, hello)
@@ -365,6 +414,10 @@ class Router:
         elif holder.gone and holder.hello.host == hello.host:
             self._replace(holder, peer, hello)
         elif holder.hello.host == hello.host and hello.lock:
+            earlier = self._waiting.get(hello.name)
+            if earlier is not None and earlier.peer != peer:
+                self._refuse_duplicate(peer, holder)
+                return
             self._waiting[hello.name] = _Waiting(peer, hello, self._now + PROBE_S)
             self._send(holder.peer, wire.Probe())
         else:
@@ -437,6 +490,9 @@ class Router:
         self._peers.pop(session.peer, None)
         if self._names.get(name) is session:
             del self._names[name]
+        chain = self._chains.get(session.hello.outbox or "")
+        if chain is not None and chain.passing:
+            del self._chains[session.hello.outbox or ""]
         if session.hello.presence:
             self._say(ModuleLost(module=name, instance=session.hello.instance, reason=reason, clean=clean), name)
 
@@ -447,7 +503,7 @@ class Router:
             sub = self._subs[key]
             if sub.inflight and blame:
                 oldest = next(iter(sub.inflight))
-                sub.tries.setdefault(oldest, []).append(blame)
+                sub.tries.setdefault(oldest, _Tries(limit=sub.max_attempts)).errors.append(blame)
                 sub.careful_until = oldest
             sub.peer, sub.ack_by = None, None
             sub.inflight.clear()
@@ -470,17 +526,35 @@ class Router:
         if newcomer is not None:
             self._replace(session, newcomer.peer, newcomer.hello)
 
-    def _begin_epoch(self, highest: int) -> None:
-        """Somebody has seen a later event than we hold: the journal is an old copy. Its numbers are not used again."""
+    def _has_not(self, epoch: int, seq: int) -> bool:
+        """Whether somebody who has seen event `seq` of `epoch` has seen more than is here."""
+        return epoch > self.epoch or seq > max(self.next_seq - 1, 0)
+
+    def _begin_epoch(self, epoch: int, highest: int, chains: dict[str, list[Any]] | None = None, why: str = "") -> None:
+        """The journal is an older copy, or damaged. Its numbers are not used again, and everybody compares what they hold with it."""
         first = next_epoch_seq(max(highest, self.next_seq))
-        self._append(Record(EPOCH, head={"epoch": self.epoch + 1, "next": first, "why": f"event {highest} was seen, but is not here"}))
+        why = why or f"event {highest} was seen, but is not here"
+        head = {"epoch": max(self.epoch, min(epoch, wire.LARGEST_INTEGER)) + 1, "next": first, "why": why, "chains": chains or {}}
+        self._append(Record(EPOCH, head=head))
+        self.alarm("journal.new_epoch", f"broker {self._broker}: {why}; publishers send again what they still hold")
         for session in list(self._peers.values()):
             self._detach(session, blame="")
             self._send(session.peer, wire.EpochChanged(epoch=self.epoch))
 
+    def heal(self, lost: Sequence[tuple[int, int]], chains: Mapping[str, tuple[int, str, int]]) -> None:
+        """Events of these ranges turned out to be damaged; `chains` is how far each outbox goes without a hole. Ask for the rest again."""
+        back: dict[str, list[Any]] = {}
+        for outbox, chain in self._chains.items():
+            n, identity, seq = chains.get(outbox, (0, None, 0))
+            hit = any(first <= chain.seq <= last for first, last in lost)
+            if (outbox in chains and n < chain.n) or (outbox not in chains and hit):
+                back[outbox] = [n, identity, seq]
+        ranges = ", ".join(f"{first} to {last}" for first, last in lost)
+        self._begin_epoch(self.epoch, self.next_seq - 1, back, f"events {ranges} are damaged")
+
     def _say(self, event: Event, subject: str) -> None:
         """An event of the broker's own."""
-        if self.stopped:
+        if self.stopped and not self._may_store([event.type]):
             return
         identity = uuid7()
         envelope = wire.Envelope(
@@ -499,6 +573,13 @@ class Router:
     def alarm(self, key: str, text: str) -> None:
         """A human should look at this broker."""
         self._say(AlarmRaised(alarm_id=uuid7(), key=key, severity=Severity.CRITICAL, text=text), self._site)
+
+    def _may_store(self, types: Sequence[str]) -> bool:
+        """Whether events of these types are taken now."""
+        if not self.stopped:
+            return True
+        uses_reserve = all(any(wire.matches(pattern, kind) for pattern in USES_RESERVE) for kind in types)
+        return self.stopped == "full" and self.reserve_left and uses_reserve
 
     def _store_events(self, envelopes: list[bytes], types: list[str], head: dict[str, Any], *, n0: int = 0) -> int:
         first = self.next_seq
@@ -523,39 +604,48 @@ class Router:
             no("fenced", f"fence {head.fence}; {session.hello.name} has {session.fence} now", "Stop: a newer process has the name")
             return
         chain = self._chains.get(outbox) or _Chain(0, None, 0)
+        if not (_is_number(head.n0) and head.n0 > 0 and 0 < head.count <= wire.LARGEST_BATCH_EVENTS):
+            no("batch", f"n = {head.n0}, {head.count} events", f"Number them from 1, at most {wire.LARGEST_BATCH_EVENTS} in a batch")
+            return
         last = head.n0 + head.count - 1
         if last <= chain.n:
             self._send_after(chain.ticket, session.peer, wire.Ok(n=chain.n, seq=chain.seq, epoch=self.epoch))
             return
-        if head.prevn != chain.n:
+        if head.prevn != chain.n or head.n0 <= head.prevn:
             no("gap", f"behind n = {head.prevn}, but {chain.n} is the last here", "Send from there", have=chain.n, have_id=chain.id)
             return
         if head.previd != chain.id:
             no("fork", f"n = {chain.n} is another event here", "Begin a new outbox", have=chain.n, have_id=chain.id)
             return
-        if self.stopped:
-            no(self.stopped, _STOPPED.get(self.stopped, self.stopped), "Free space on the broker's disk", retry_ms=5000)
-            return
         try:
             envelopes = wire.decode_batch(body)
-            if len(envelopes) != head.count or not 0 < head.count <= wire.LARGEST_BATCH_EVENTS or len(body) > 2 * wire.LARGEST_BATCH_BYTES:
-                raise wire.WireError(f"{len(envelopes)} events of {len(body)} bytes, announced {head.count}", where="body", code="batch")
+            if len(envelopes) != head.count or len(body) > 2 * wire.LARGEST_BATCH_BYTES:
+                raise wire.WireError(
+                    f"{len(envelopes)} events of {len(body)} bytes, announced {head.count}", where="body", remedy=_BATCH, code="batch"
+                )
             found = wire.summaries(envelopes)
             self._check_sources(session, found)
         except wire.WireError as error:
             no(error.word, error.what, error.remedy, index=int(error.where) if error.where.isdigit() else None)
             return
-        about = {"o": outbox, "n": last, "id": found[-1].id, "at": self._wall_ns}
+        if not self._may_store([one.type for one in found]):
+            no(self.stopped, _STOPPED.get(self.stopped, self.stopped), "Free space on the broker's disk", retry_ms=5000)
+            return
+        about: dict[str, Any] = {"o": outbox, "n": last, "p": chain.n, "id": found[-1].id, "at": self._wall_ns}
+        if not session.hello.presence:
+            about["x"] = 1
         ticket = self._store_events(envelopes, [one.type for one in found], about, n0=head.n0)
         self._chains[outbox].ticket = ticket
         self._send_after(ticket, session.peer, wire.Ok(n=last, seq=self.next_seq - 1, epoch=self.epoch))
 
     def _check_sources(self, session: _Session, found: Sequence[wire.Summary]) -> None:
         name = session.hello.name
-        if name == "relay" or name.startswith("relay-"):
-            return  # a relay keeps the sources of what it carries
+        is_relay = name == "relay" or name.startswith("relay-")  # a relay keeps the sources of what it carries
         for i, one in enumerate(found):
-            if one.source.partition("@")[0] != name:
+            if not 0 < len(one.id) <= LONGEST_TEXT or len(one.source) > LONGEST_TEXT or len(one.subject) > LONGEST_TEXT:
+                text = f"id, source or subject is empty or longer than {LONGEST_TEXT}"
+                raise wire.WireError(text, where=str(i), remedy="Shorten it", code="schema")
+            if not is_relay and one.source.partition("@")[0] != name:
                 raise wire.WireError(f"source {one.source!r} in a session of {name}", where=str(i), remedy=f"Use {name}@SITE", code="acl")
 
     # -- subscribing ----------------------------------------------------------------------------------------------------
@@ -564,40 +654,56 @@ class Router:
         if head.fence != session.fence:
             self._send(session.peer, wire.No(code="fenced", text=f"fence {head.fence}; it is {session.fence} now", sub=head.sub))
             return
+        key = f"{session.hello.name}/{head.sub}"
+        sub = self._subs.get(key)
         try:
-            for pattern in head.types:
-                wire.check_pattern(pattern)
-            key = f"{session.hello.name}/{head.sub}"
-            sub = self._subs.get(key)
-            cursor = self._first_cursor(head, sub)
+            _check_patterns(head.types)
+            if not 0 < len(head.sub) <= 64:
+                raise BadInput(f"{head.sub[:64]!r} cannot name a subscription", where="sub", remedy="Use 1 to 64 characters")
+            own = None if head.cursor is None else _as_cursor(head.cursor)
+            cursor = own[1] if own is not None else self._stored_cursor(head, sub)
         except BadInput as error:
             self._send(session.peer, wire.No(code="bad_pattern", text=error.what, remedy=error.remedy, sub=head.sub))
             return
-        if cursor > max(self.next_seq - 1, 0):
-            self._begin_epoch(cursor)
-            return
+        if own is not None and self._has_not(own[0], own[1]):
+            self._begin_epoch(own[0], own[1])
+            return  # the receiver says HELLO again, and its cursor is then behind all that comes
+        if own is not None and not self._is_the_event(own[1], own[2]):
+            # An older copy was put back and has grown past the receiver's cursor: what came before it may be new to the receiver,
+            # and what is not, its ledger knows.
+            cursor = min(cursor, sub.cursor if sub is not None else self._start("first"))
+            self._say_regrown(key, own)
+        cursor = min(cursor, max(self.next_seq - 1, 0))
         if sub is None:
             sub = self._subs[key] = _Sub(key, head.types, cursor)
         sub.types, sub.cursor, sub.dirty = head.types, cursor, True
         sub.peer, sub.name = session.peer, head.sub
-        sub.window_events, sub.window_bytes = max(1, head.window_events), max(1, head.window_bytes)
-        sub.max_attempts, sub.ack_wait_s = max(1, head.max_attempts), max(0.1, head.ack_wait_ms / 1000)
+        sub.window_events = min(max(1, head.window_events), LARGEST_WINDOW_EVENTS)
+        sub.window_bytes = min(max(1, head.window_bytes), LARGEST_WINDOW_BYTES)
+        sub.max_attempts, sub.ack_wait_s = max(1, head.max_attempts), min(3600.0, max(0.1, head.ack_wait_ms / 1000))
         sub.inflight.clear()
         sub.delivered = sub.looked = cursor
         sub.ack_by, sub.not_before = None, 0.0
-        sub.tries = {seq: errors for seq, errors in sub.tries.items() if seq > cursor}
+        sub.tries = {seq: tries for seq, tries in sub.tries.items() if seq > cursor}
         if key not in session.subs:
             session.subs.append(key)
         self._send(session.peer, wire.Subscribed(sub=head.sub, cursor=cursor, epoch=self.epoch, head=self._journal.head))
-        self._bury_if_tried_too_often(sub)
         self._pump(sub)
 
-    def _first_cursor(self, head: wire.Subscribe, sub: _Sub | None) -> int:
-        if head.cursor is not None:
-            return int(head.cursor["seq"])
-        if sub is not None:
+    def _stored_cursor(self, head: wire.Subscribe, sub: _Sub | None) -> int:
+        """The cursor we hold; a start that names a seq or time is a wish to go there, the others are for new subscriptions."""
+        if sub is not None and not isinstance(head.start, dict):
             return sub.cursor
         return self._start(head.start)
+
+    def _is_the_event(self, seq: int, identity: str) -> bool:
+        """Whether event `seq` is still the one that the receiver knows (true also when it is no longer kept)."""
+        packed = self._journal.event(seq) if identity and 0 < seq <= self._journal.head else None
+        return packed is None or msgspec.json.decode(packed, type=wire.Summary).id == identity
+
+    def _say_regrown(self, key: str, own: tuple[int, int, str]) -> None:
+        text = f"{key} has handled {own[2]} as event {own[1]}, which is another here: an older copy of the journal was put back and grew"
+        self.alarm("journal.regrown", text)
 
     def _start(self, start: Any) -> int:
         """The cursor before the first event that `start` means. Raises `BadInput`."""
@@ -605,7 +711,7 @@ class Router:
             return max(0, self._journal.first_seq - 1)
         if start == "new":
             return self._journal.head
-        if isinstance(start, dict) and isinstance(start.get("seq"), int):
+        if isinstance(start, dict) and _is_number(start.get("seq")):
             return max(0, int(start["seq"]) - 1)
         if isinstance(start, dict) and isinstance(start.get("time"), str):
             return self._journal.seq_at(parse_utc(start["time"])) - 1
@@ -627,6 +733,7 @@ class Router:
         while sub.inflight and next(iter(sub.inflight)) <= sub.cursor:
             seq, _ = sub.inflight.popitem(last=False)
             sub.tries.pop(seq, None)
+        self._forget_passed(sub.key, sub.cursor)
         sub.ack_by = self._now + sub.ack_wait_s if sub.inflight else None
         self._pump(sub)
 
@@ -648,34 +755,45 @@ class Router:
             if head.seq in sub.inflight:
                 sub.ack_by = self._now + sub.ack_wait_s
         elif isinstance(head, wire.Reseek):
+            sub.cursor = max(sub.cursor, min(head.cursor, sub.delivered))
             self._rewind(sub)
-            sub.delivered = sub.looked = sub.cursor = max(sub.cursor, min(head.cursor, sub.delivered))
+            if head.cursor < sub.cursor:
+                # It is behind what it has confirmed: without a common start this would go round in circles.
+                self._send(session.peer, wire.Subscribed(sub=sub.name, cursor=sub.cursor, epoch=self.epoch, head=self._journal.head))
             self._pump(sub)
         elif head.seq in sub.inflight:
-            self._failed(sub, head.seq, head.error, final=head.final, max_attempts=head.max_attempts or sub.max_attempts)
+            self._failed(sub, head.seq, head.error, final=head.final, max_attempts=head.max_attempts, delay_ms=head.delay_ms)
 
     def _rewind(self, sub: _Sub) -> None:
+        sub.round += 1
         sub.inflight.clear()
         sub.ack_by = None
         sub.delivered = sub.looked = sub.cursor
 
-    def _failed(self, sub: _Sub, seq: int, error: str, *, final: bool, max_attempts: int) -> None:
-        """One try of one event failed: it comes again later, or is buried."""
-        errors = sub.tries.setdefault(seq, [])
-        errors.append(error)
-        # Those before it were handled, their confirmation is still on its way: they come again and are known by their ids.
-        is_first = next(iter(sub.inflight)) == seq
+    def _failed(
+        self, sub: _Sub, seq: int, error: str, *, final: bool = False, max_attempts: int | None = None, delay_ms: int | None = None
+    ) -> None:
+        """One try of one event failed: it comes again later, or, when it stands first, is buried.
+
+        Those before it were handled, their confirmation is still on its way: they come again and are known by their ids.
+        """
+        tries = sub.tries.setdefault(seq, _Tries())
+        tries.errors.append(error[:LONGEST_ERROR])
+        tries.final, tries.limit = tries.final or final, max(1, max_attempts or sub.max_attempts)
         self._rewind(sub)
-        if is_first and (final or len(errors) >= max_attempts):
-            self._bury(sub, seq)
-            return
-        k = len(errors)
-        sub.not_before = self._now + min(LONGEST_BACKOFF_S, 2.0 ** (k - 1)) * self._chance.uniform(0.5, 1.0)
+        if _is_lost(tries):
+            sub.not_before = self._now
+        elif delay_ms is not None:
+            sub.not_before = self._now + min(LONGEST_BACKOFF_S, max(0, delay_ms) / 1000)
+        else:
+            doubled_s = 2.0 ** min(len(tries.errors) - 1, 10)
+            sub.not_before = self._now + min(LONGEST_BACKOFF_S, doubled_s) * self._chance.uniform(0.5, 1.0)
+        self._pump(sub)
 
     def _bury(self, sub: _Sub, seq: int) -> None:
         packed = self._journal.event(seq)
         about = msgspec.json.decode(packed, type=wire.Summary) if packed is not None else None
-        errors = sub.tries.pop(seq, [])
+        errors = sub.tries.pop(seq, _Tries()).errors
         letter = {
             "sub": sub.key,
             "seq": seq,
@@ -691,17 +809,11 @@ class Router:
         self._buried[ticket] = (sub.key, seq)
 
     def _pass_buried(self, key: str, seq: int) -> None:
+        """The letter is on the disk: delivery goes on behind the event, which `_pump` leaves out."""
         sub = self._subs[key]
-        sub.burying, sub.dirty = False, True
-        sub.cursor = sub.delivered = sub.looked = max(sub.cursor, seq)
+        sub.burying = False
+        sub.careful_until = sub.careful_until if sub.careful_until != seq else 0
         self._pump(sub)
-
-    def _bury_if_tried_too_often(self, sub: _Sub) -> None:
-        """An event that kills its process sends no NACK: its tries are counted at the ends of sessions."""
-        for seq, errors in list(sub.tries.items()):
-            if len(errors) >= sub.max_attempts and seq > sub.cursor:
-                self._bury(sub, seq)
-                return
 
     # -- delivering -----------------------------------------------------------------------------------------------------
 
@@ -716,16 +828,27 @@ class Router:
         """Deliver what credit and back-off allow."""
         if sub.peer is None or sub.burying or self._now < sub.not_before or sub.looked >= self._journal.head:
             return
-        credit = sub.window_events - len(sub.inflight)
+        credit = min(sub.window_events - len(sub.inflight), wire.LARGEST_BATCH_EVENTS)
         room = sub.window_bytes - sum(sub.inflight.values())
         if sub.cursor < sub.careful_until:
             credit = min(credit, 1 - len(sub.inflight))
         if credit <= 0 or room <= 0:
             return
-        events, looked = self._journal.read(sub.looked, sub.types, max_events=credit, max_bytes=min(room, DELIVER_BYTES), reader=sub.key)
+        found, looked = self._journal.read(sub.looked, sub.types, max_events=credit, max_bytes=min(room, DELIVER_BYTES), reader=sub.key)
+        passed = self._passed.get(sub.key, ())
+        events = [one for one in found if (sub.key, one[0]) not in self._dead and one[0] not in passed]
+        if events:
+            for i, (seq, _, _) in enumerate(events):
+                if seq in sub.tries and _is_lost(sub.tries[seq]):
+                    if i == 0 and not sub.inflight:
+                        self._bury(sub, seq)
+                        return
+                    events, looked = events[:i], seq - 1
+                    break
         sub.looked = looked
         if not events:
             return
+        tries = sub.tries.get(events[0][0])
         self._send(
             sub.peer,
             wire.Deliver(
@@ -733,7 +856,8 @@ class Router:
                 epoch=self.epoch,
                 prev=sub.delivered,
                 seqs=tuple(seq for seq, _, _ in events),
-                attempt=1 + len(sub.tries.get(events[0][0], ())),
+                attempt=1 + (len(tries.errors) if tries else 0),
+                round=sub.round,
             ),
             wire.encode_batch(packed for _, _, packed in events),
         )
@@ -747,23 +871,27 @@ class Router:
 
     def _replay(self, session: _Session, head: wire.Replay) -> None:
         try:
-            for pattern in head.types:
-                wire.check_pattern(pattern)
-            after = self._start(head.start)
+            _check_patterns(head.types)
+            after = min(self._start(head.start), self._journal.head)
         except BadInput as error:
             self._send(session.peer, wire.No(code="bad_pattern", text=error.what, remedy=error.remedy, rid=head.rid))
             return
-        replay = _Replay(head.rid, session.peer, head.types, after, head.to_seq, head.follow, max(1, head.window_events), after, after)
+        if len(session.replays) >= MOST_REPLAYS:
+            text = f"{MOST_REPLAYS} replays at a time are enough"
+            self._send(session.peer, wire.No(code="busy", text=text, remedy="Let one come to its end", rid=head.rid))
+            return
+        replay = _Replay(head.rid, session.peer, head.types, after, head.to_seq, head.follow, _window(head.window_events), after, after)
         session.replays[head.rid] = replay
         self._pump_replay(session, replay)
 
     def _pump_replay(self, session: _Session, replay: _Replay) -> None:
         credit = replay.window - len(replay.sizes)
-        if credit <= 0:
+        room = LARGEST_WINDOW_BYTES - sum(replay.sizes.values())
+        if credit <= 0 or room <= 0:
             return
         end = self._journal.head if replay.to_seq is None else min(self._journal.head, replay.to_seq)
         if replay.after < end:
-            events, looked = self._journal.read(replay.after, replay.types, max_events=min(credit, 256), max_bytes=DELIVER_BYTES)
+            events, looked = self._journal.read(replay.after, replay.types, max_events=min(credit, 256), max_bytes=min(room, DELIVER_BYTES))
             events = [one for one in events if one[0] <= end]
             replay.after = min(looked, end)
             if events:
@@ -771,7 +899,7 @@ class Router:
                 deliver = wire.Deliver(replay=replay.rid, epoch=self.epoch, prev=replay.delivered, seqs=seqs)
                 self._send(session.peer, deliver, wire.encode_batch(packed for _, _, packed in events))
                 replay.delivered = seqs[-1]
-                replay.sizes.update(dict.fromkeys(seqs))
+                replay.sizes.update((seq, len(packed)) for seq, _, packed in events)
         if replay.after >= end and not replay.ended:
             replay.ended = True
             self._send(session.peer, wire.End(rid=replay.rid, last=replay.delivered))
@@ -787,7 +915,7 @@ class Router:
             if (head.seq is None or seq == head.seq) and (head.sub is None or sub == head.sub)
         ]
         if head.op == "list":
-            self._send(session.peer, wire.Letters(rid=head.rid, letters=tuple(_shortened(one) for one in chosen[:200])))
+            self._send(session.peer, wire.Letters(rid=head.rid, letters=_as_many_as_fit(_shortened(one) for one in chosen)))
             return
         if head.op not in ("show", "retry", "drop"):
             self._send(
@@ -800,11 +928,15 @@ class Router:
             return
         packed = self._journal.event(head.seq)
         if head.op == "show":
-            self._send(session.peer, wire.Letters(rid=head.rid, letters=tuple(chosen)), packed or b"")
+            self._send(session.peer, wire.Letters(rid=head.rid, letters=_as_many_as_fit(chosen)), packed or b"")
             return
         if head.op == "retry" and packed is None:
             text = f"event {head.seq} is no longer kept"
             self._send(session.peer, wire.No(code="notfound", text=text, remedy="Its sender may still have it", rid=head.rid))
+            return
+        if head.op == "retry" and self.stopped:
+            text = _STOPPED.get(self.stopped, self.stopped)
+            self._send(session.peer, wire.No(code=self.stopped, text=text, remedy="Free space on the broker's disk", rid=head.rid))
             return
         ticket = 0
         for letter in chosen:
@@ -812,7 +944,7 @@ class Router:
                 about = {"at": self._wall_ns, "only": letter["sub"], "again": head.seq}
                 self._store_events([packed], [str(letter["type"])], about)
             ticket = self._append(Record(DEAD, head={"op": head.op, "sub": letter["sub"], "seq": letter["seq"]}))
-        self._send_after(ticket, session.peer, wire.Letters(rid=head.rid, letters=tuple(chosen)))
+        self._send_after(ticket, session.peer, wire.Letters(rid=head.rid, letters=_as_many_as_fit(_shortened(one) for one in chosen)))
 
     # -- time -----------------------------------------------------------------------------------------------------------
 
@@ -833,8 +965,11 @@ class Router:
         for sub in self._subs.values():
             if sub.ack_by is not None and now > sub.ack_by and sub.inflight:
                 oldest = next(iter(sub.inflight))
-                self._failed(sub, oldest, f"no answer within {sub.ack_wait_s:g} s", final=False, max_attempts=sub.max_attempts)
+                self._failed(sub, oldest, f"no answer within {sub.ack_wait_s:g} s")
             self._pump(sub)
+        for session in self._peers.values():
+            for replay in list(session.replays.values()):
+                self._pump_replay(session, replay)
         if now - self._cursors_at >= CURSOR_EVERY_S:
             self._cursors_at = now
             self._write_cursors()
@@ -890,9 +1025,9 @@ class Router:
                 "sub": sub.key,
                 "types": list(sub.types)[:64],
                 "cursor": sub.cursor,
-                "behind": max(0, head - max(sub.cursor, sub.looked if not sub.inflight else sub.cursor)),
+                "behind": max(0, head - _reached(sub)),
                 "in_flight": len(sub.inflight),
-                "failing": {str(seq): len(errors) for seq, errors in list(sub.tries.items())[:10]},
+                "failing": {str(seq): len(tries.errors) for seq, tries in list(sub.tries.items())[:10]},
                 "reads": sub.peer is not None,
             }
             for sub in self._subs.values()
@@ -904,7 +1039,54 @@ class Router:
         return len(self._dead)
 
 
+_BATCH = f"Send a JSON array of as many events as announced, at most {2 * wire.LARGEST_BATCH_BYTES} bytes"
 _STOPPED = {"full": "the broker's disk is full", "disk": "the broker's disk failed", "readonly": "the journal can only be read"}
+
+
+def _reached(sub: _Sub) -> int:
+    """Up to where there is nothing left for it: also past events of types it does not want."""
+    return max(sub.cursor, sub.looked) if sub.peer is not None and not sub.inflight and not sub.burying else sub.cursor
+
+
+def _is_lost(tries: _Tries) -> bool:
+    return tries.final or (tries.limit > 0 and len(tries.errors) >= tries.limit)
+
+
+def _is_number(value: Any) -> bool:
+    """An integer that every reader of JSON understands."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= wire.LARGEST_INTEGER
+
+
+def _window(wished: int) -> int:
+    return min(max(1, wished), LARGEST_WINDOW_EVENTS)
+
+
+def _check_patterns(patterns: Sequence[str]) -> None:
+    """Raises `BadInput`."""
+    if not 0 < len(patterns) <= MOST_PATTERNS:
+        raise BadInput(f"{len(patterns)} patterns", where="types", remedy=f"Give 1 to {MOST_PATTERNS}")
+    for pattern in patterns:
+        wire.check_pattern(pattern)
+
+
+def _as_cursor(told: Mapping[str, Any]) -> tuple[int, int, str]:
+    """(epoch, seq, id) of a receiver's own cursor. Raises `BadInput`."""
+    epoch, seq, identity = told.get("epoch", 0), told.get("seq"), told.get("id", "")
+    if not (_is_number(epoch) and _is_number(seq) and isinstance(identity, str)):
+        raise BadInput("the cursor is none", where="cursor", remedy="Give {epoch, seq, id}")
+    return int(epoch), int(seq or 0), identity
+
+
+def _as_many_as_fit(letters: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """As many as one head can hold."""
+    kept: list[dict[str, Any]] = []
+    room = LARGEST_LIST_BYTES
+    for letter in letters:
+        room -= len(msgspec.json.encode(letter)) + 1
+        if room < 0:
+            break
+        kept.append(letter)
+    return tuple(kept)
 
 
 def _shortened(letter: dict[str, Any]) -> dict[str, Any]:

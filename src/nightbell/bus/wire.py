@@ -391,6 +391,8 @@ class Deliver(Head, frozen=True, kw_only=True, omit_defaults=True):
     sub: str | None = None
     replay: str | None = None
     attempt: int = 1
+    round: int = 0
+    """Grows whenever delivery begins again (a failure, a dead letter): older ones that are still on their way are void."""
 
 
 class End(Head, frozen=True, kw_only=True, omit_defaults=True):
