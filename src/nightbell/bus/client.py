@@ -31,7 +31,8 @@ SILENCE_S = 6.0
 POLL_MS = 200
 MAX_INFLIGHT = 4
 OK_PATIENCE_S = 30.0
-FLUSH_S = 1.0
+LONGEST_REDELIVERY_S = 90.0
+"""Longer than the broker's longest back-off: then something was lost, and it is asked to begin again."""
 
 CurveOptions = Callable[[zmq.Socket[bytes]], None]
 
@@ -53,6 +54,8 @@ class Subscription:
     acked: int = 0
     to_ack: int = 0
     waiting_for_redelivery_since: float | None = None
+    round: int = 0
+    """Deliveries of an older round are void."""
     rejected: int = -1
     """Seq of the event that failed; when it was buried, delivery goes on behind it."""
 
@@ -67,6 +70,7 @@ class Delivery:
     prev: int
     seq: int
     attempt: int
+    round: int
     envelope: bytes
 
 
@@ -148,6 +152,8 @@ class Client(threading.Thread):
         self._offsets: deque[tuple[int, int]] = deque(maxlen=16)
         self._ending = threading.Event()
         self._wishes: deque[Callable[[_Session], None]] = deque()
+        self._subs_lock = threading.Lock()
+        """Between the thread that hears and the one that handles."""
         self._confirmed_n = 0
         self._at_work: tuple[Delivery, float] | None = None
         self._lookups: dict[str, list[concurrent.futures.Future[wire.Found]]] = {}
@@ -181,22 +187,31 @@ class Client(threading.Thread):
     def acknowledge(self, delivery: Delivery) -> None:
         """Its effects are committed."""
         sub = self._subs[delivery.sub]
-        if delivery.generation == sub.generation:
-            sub.to_ack = max(sub.to_ack, delivery.seq)
-            self.wake()
-
-    def reject(self, delivery: Delivery, error: str, *, final: bool, max_attempts: int) -> None:
-        """It failed; the broker brings it again later, or buries it among the dead letters."""
-
-        def say(session: _Session) -> None:
-            sub = self._subs[delivery.sub]
+        with self._subs_lock:
             if delivery.generation != sub.generation:
                 return
-            self._acknowledge_now(session, sub)
+            sub.to_ack = max(sub.to_ack, delivery.seq)
+        self.wake()
+
+    def reject(self, delivery: Delivery, error: str, *, final: bool, max_attempts: int) -> None:
+        """It failed; the broker brings it again later, or buries it among the dead letters.
+
+        What was delivered behind it is void from this moment on, before the caller can look at the next one: else a later event
+        would be handled, and its confirmation would pass over this one.
+        """
+        sub = self._subs[delivery.sub]
+        with self._subs_lock:
+            if delivery.generation != sub.generation:
+                return
             sub.generation += 1
-            sub.prev = delivery.prev
-            sub.rejected = delivery.seq
-            sub.waiting_for_redelivery_since = time.monotonic()
+            generation = sub.generation
+            sub.prev, sub.rejected, sub.waiting_for_redelivery_since = delivery.prev, delivery.seq, time.monotonic()
+            sub.round = delivery.round + 1
+
+        def say(session: _Session) -> None:
+            if generation != sub.generation:
+                return  # a new session: it is delivered again without a word of ours
+            self._acknowledge_now(session, sub)
             self._send(
                 session,
                 wire.Nack(
@@ -433,7 +448,8 @@ class Client(threading.Thread):
         self._beat(session, time.monotonic())
         self.log.info("bus.welcome", broker=self.broker, fence=welcome.fence, epoch=welcome.epoch, head=welcome.head)
         for sub in self._subs.values():
-            sub.ready, sub.generation, sub.waiting_for_redelivery_since = False, sub.generation + 1, None
+            with self._subs_lock:
+                sub.ready, sub.generation, sub.waiting_for_redelivery_since, sub.round = False, sub.generation + 1, None, 0
             self._send(
                 session,
                 wire.Subscribe(
@@ -536,7 +552,8 @@ class Client(threading.Thread):
         sub = self._subs.get(head.sub)
         if sub is None:
             return
-        sub.ready, sub.epoch, sub.prev, sub.acked, sub.to_ack = True, head.epoch, head.cursor, head.cursor, head.cursor
+        with self._subs_lock:
+            sub.ready, sub.epoch, sub.prev, sub.acked, sub.to_ack = True, head.epoch, head.cursor, head.cursor, head.cursor
         if all(one.ready for one in self._subs.values()):
             self.subscribed.set()
 
@@ -545,22 +562,26 @@ class Client(threading.Thread):
         if sub is None or not sub.ready:
             return
         envelopes = wire.decode_batch(body)
-        waiting = sub.waiting_for_redelivery_since
-        expected = head.prev == sub.prev or (waiting is not None and head.prev == sub.rejected)
-        if not expected or len(envelopes) != len(head.seqs):
-            if waiting is not None and time.monotonic() - waiting < 90.0:
+        with self._subs_lock:
+            waiting = sub.waiting_for_redelivery_since
+            if head.round < sub.round and (waiting is None or time.monotonic() - waiting < LONGEST_REDELIVERY_S):
+                return  # sent before the broker heard of the failure
+            expected = head.prev == sub.prev or (waiting is not None and head.prev == sub.rejected)
+            if expected and len(envelopes) == len(head.seqs):
+                sub.waiting_for_redelivery_since = None
+                prev = head.prev
+                for seq, envelope in zip(head.seqs, envelopes, strict=True):
+                    self.deliveries.put(Delivery(sub.sub, sub.generation, head.epoch, prev, seq, head.attempt, head.round, envelope))
+                    prev = seq
+                sub.prev = prev
+                return
+            if waiting is not None and time.monotonic() - waiting < LONGEST_REDELIVERY_S:
                 return
             sub.generation += 1
-            self.log.warning("bus.gap", broker=self.broker, sub=sub.sub, expected=sub.prev, got=head.prev)
-            sub.prev = sub.to_ack
-            self._send(session, wire.Reseek(sub=sub.sub, cursor=sub.to_ack, fence=self.fence))
-            return
-        sub.waiting_for_redelivery_since = None
-        prev = head.prev
-        for seq, envelope in zip(head.seqs, envelopes, strict=True):
-            self.deliveries.put(Delivery(sub.sub, sub.generation, head.epoch, prev, seq, head.attempt, envelope))
-            prev = seq
-        sub.prev = prev
+            sub.round, sub.waiting_for_redelivery_since = 0, None
+            expected_prev, sub.prev = sub.prev, sub.to_ack
+        self.log.warning("bus.gap", broker=self.broker, sub=sub.sub, expected=expected_prev, got=head.prev)
+        self._send(session, wire.Reseek(sub=sub.sub, cursor=sub.to_ack, fence=self.fence))
 
     # -- telling --------------------------------------------------------------------------------------------------------
 

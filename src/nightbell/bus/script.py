@@ -174,11 +174,14 @@ class Connection:
             correlationid=identity,
             data=msgspec.Raw(data),
         )
+        return self.publish_envelope(envelope)
+
+    def publish_envelope(self, envelope: wire.Envelope) -> int:
+        """Send an envelope as it is, of a type and version that need not be known here; returns its seq."""
         self._session()
-        self._n += 1
-        head = wire.Publish(fence=self._fence, n0=self._n, count=1, prevn=self._n - 1, previd=self._last_id)
+        head = wire.Publish(fence=self._fence, n0=self._n + 1, count=1, prevn=self._n, previd=self._last_id)
         ok, _ = self.request(head, wire.Ok, body=wire.encode_batch([wire.encode_envelope(envelope)]))
-        self._last_id = identity
+        self._n, self._last_id = self._n + 1, envelope.id
         return ok.seq
 
     def events(
