@@ -140,15 +140,15 @@ class Connection:
         )
 
     def _look_up(self, module: str) -> str:
-        found = self._of_broker(self.installation.broker_of(module)).request(wire.Lookup(name=module), wire.Found)[0]
+        broker = self.installation.broker_of(module)
+        if broker == self.broker:
+            found = self.request(wire.Lookup(name=module), wire.Found)[0]
+        else:
+            with Connection(self.installation, name="script", broker=broker, wait_s=self._wait_s) as other:
+                found = other.request(wire.Lookup(name=module), wire.Found)[0]
         if found.commands is None:
             raise Missing(f"nobody knows where {module} answers", where=module, remedy=f"Start it: nightbell run {module}")
         return found.commands
-
-    def _of_broker(self, name: str) -> Connection:
-        if name == self.broker:
-            return self
-        return Connection(self.installation, name="script", broker=name, wait_s=self._wait_s)
 
     # -- events ---------------------------------------------------------------------------------------------------------
 
@@ -279,12 +279,16 @@ class Connection:
         door = self.installation.settings.brokers[self.broker].door
         until = time.monotonic() + max(self._wait_s, 1.0)
         sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        set_client_options(sock)
-        curve = self._curve(f"broker-{self.broker}")
-        if curve is not None:
-            curve(sock)
-        sock.connect(door)
         self._socket = sock
+        try:
+            set_client_options(sock)
+            curve = self._curve(f"broker-{self.broker}")
+            if curve is not None:
+                curve(sock)
+            sock.connect(door)
+        except BaseException:  # a key that is not there
+            self._drop()
+            raise
         hello_at = 0.0
         while (now := time.monotonic()) < until:
             if now - hello_at > BEAT_S and self._send(self._hello()):
