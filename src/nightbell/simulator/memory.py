@@ -2,7 +2,9 @@
 
 Motions are closed forms of time, so a dome that was turning when the server died has arrived meanwhile. What only the server knew
 is lost with it: who was connected, an exposure that ran, faults that were posted. A server that ends in order forgets the world, and
-the next one begins a new night; so does one that comes back after more than half a minute, or after a restart of the host.
+the next one begins another night; so does one that comes back after more than half a minute, or after a restart of the host.
+Another night is the first, at the hour of the settings, that no server of this state folder has seen: time never runs back, for
+the observatory around the world remembers what it did.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.simulator import sky
 from nightbell.simulator.motion import Motion
 from nightbell.simulator.settings import SimulatorSettings
@@ -22,6 +25,7 @@ __all__ = ["Memory"]
 
 LONGEST_ABSENCE_S = 30.0
 SAVE_EVERY_S = 0.2
+_DAY_NS = 86_400_000_000_000
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -32,12 +36,21 @@ class Memory:
         self._path = path
         self._key = f"{settings.start_utc} {settings.seed} {_boot()}"
         self._saved_at = 0.0
+        self._seen_ns = 0
         self._told = self._read()
+        start_ns = parse_utc(settings.start_utc, where="start_utc")
+        days = max(0, -(-(self._seen_ns - start_ns) // _DAY_NS)) if self._seen_ns else 0
+        began_ns = int(self._told["began_ns"]) if self._told is not None else start_ns + days * _DAY_NS
+        self.start_utc = format_utc(began_ns, digits=9)
+        """When the night that goes on, or the new one, began."""
 
     def _read(self) -> dict[str, Any] | None:
         try:
             told: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            self._seen_ns = int(told["seen_ns"])
+        except (OSError, ValueError, KeyError):
+            return None
+        if told.get("over"):
             return None
         absent_s = time.monotonic() - told["saved_s"]
         return told if told["key"] == self._key and 0 <= absent_s < LONGEST_ABSENCE_S else None
@@ -68,6 +81,8 @@ class Memory:
         self._saved_at = now_s
         told = {
             "key": self._key,
+            "began_ns": str(world.time.began_ns),
+            "seen_ns": str(world.time.now_ns()),
             "saved_s": now_s,
             "token": token,
             "t0_ns": str(world.time.t0_ns),
@@ -78,13 +93,16 @@ class Memory:
             "transients": [asdict(one) for one in world.transients],
             "log": world.log(),
         }
+        self._write(told)
+
+    def _write(self, told: dict[str, Any]) -> None:
         beside = self._path.with_suffix(".new")
         beside.write_text(json.dumps(told), encoding="utf-8")
         beside.replace(self._path)
 
-    def forget(self) -> None:
-        """The next server begins a new night."""
-        self._path.unlink(missing_ok=True)
+    def forget(self, world: World) -> None:
+        """The next server begins another night."""
+        self._write({"over": True, "seen_ns": str(world.time.now_ns())})
 
 
 def _boot() -> str:

@@ -77,7 +77,7 @@ async def simulate(
 
         # The first frame must not cost more than the others: the detector and the caches are made before time runs.
         await loop.run_in_executor(renderer, _warm_up, settings)
-        time = WorldTime(parse_utc(settings.start_utc), settings.rate)
+        time = WorldTime(parse_utc(memory.start_utc if memory is not None else settings.start_utc), settings.rate)
         world = World(settings, site, time=time, render=render, galaxies=galaxies)
         if memory is not None:
             memory.recall(world)
@@ -102,7 +102,7 @@ async def simulate(
             with contextlib.suppress(asyncio.CancelledError):
                 await ticking
             if memory is not None:
-                memory.forget()
+                memory.forget(world)
             if discovery is not None:
                 discovery.close()
             await server.stop()
