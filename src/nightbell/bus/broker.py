@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 import zmq
 
@@ -43,7 +44,12 @@ LARGEST_COMMIT_BYTES = 4 << 20
 LARGEST_COMMIT_RECORDS = 2000
 STALL_S = 2.0
 BIND_PATIENCE_S = 3.0
+WATCH_DISK_S = 1.0
 HOUSEKEEPING_S = 5.0
+LEAST_RESERVE_BYTES = 16 << 20
+"""Of the reserve, what is left even by events of safety: for cursors, leases and seals."""
+LARGEST_INFO_BYTES = 60 << 10
+WISHED_FILES = 4096
 _DAY_NS = 86_400_000_000_000
 SMALLEST_LIBZMQ = (4, 3, 5)
 
@@ -142,7 +148,11 @@ class Broker:
         self.log: Any = structlog.get_logger().bind(broker=name)
         self._lock = FolderLock(folder)
         self._lock.acquire()
-        self._journal = Journal(folder / "journal", disk=disk, segment_bytes=round(self.tuning.segment_mib * (1 << 20)))
+        try:
+            self._journal = Journal(folder / "journal", disk=disk, segment_bytes=round(self.tuning.segment_mib * (1 << 20)))
+        except BaseException:
+            self._lock.release()
+            raise
         self._router = Router(
             self._journal,
             broker=name,
@@ -163,8 +173,12 @@ class Broker:
         self._door.setsockopt(zmq.ROUTER_HANDOVER, 0)
         self._feed = self._socket(zmq.XPUB, curve)
         self._feed.setsockopt(zmq.SNDHWM, 10_000)
-        self._bind(self._door, door)
-        self._bind(self._feed, feed)
+        try:
+            self._bind(self._door, door)
+            self._bind(self._feed, feed)
+        except BaseException:
+            self._let_go()
+            raise
         self.door = self._door.getsockopt_string(zmq.LAST_ENDPOINT)
         self.feed = self._feed.getsockopt_string(zmq.LAST_ENDPOINT)
         address = f"inproc://commits-{uuid.uuid4()}"
@@ -180,6 +194,7 @@ class Broker:
             self.log.error("journal.damaged", what=str(damage))
             self._router.alarm("journal.damaged", str(damage))
         self._n_damages = len(self._journal.damages)
+        self._heal()
 
     def _socket(self, kind: int, curve: Callable[[zmq.Socket[Any]], None] | None) -> zmq.Socket[bytes]:
         sock: zmq.Socket[bytes] = self._context.socket(kind)
@@ -205,11 +220,12 @@ class Broker:
         while True:
             try:
                 sock.bind(address)
-                return
             except zmq.ZMQError as error:
                 if error.errno != zmq.EADDRINUSE or time.monotonic() > until:
                     problem = error
                     break
+            else:
+                return
             time.sleep(0.05)
         raise Failed(
             f"cannot listen at {address}: {problem}", where=f"broker {self.name}", remedy="Is another broker running? Choose a free port"
@@ -230,12 +246,18 @@ class Broker:
 
     def run(self) -> int:
         """Live until stopped; the exit status."""
+        try:
+            return self._live()
+        finally:
+            self._end()
+
+    def _live(self) -> int:
         self._committer.start()
         poller = zmq.Poller()
         for sock in (self._door, self._feed, self._wake_end):
             poller.register(sock, zmq.POLLIN)
-        turned_at = kept_house_at = time.monotonic()
-        status = 0
+        turned_at = kept_house_at = watched_at = time.monotonic()
+        self._watch_disk()
         self._carry_out()
         while not self._stop.is_set():
             ready = dict(poller.poll(POLL_MS))
@@ -247,8 +269,7 @@ class Broker:
             if self._wake_end in ready:
                 self._drain(self._wake_end)
             if self._committer.failure is not None:
-                status = self._disk_failed(self._committer.failure)
-                break
+                return self._disk_failed(self._committer.failure)
             self._take_commits(now)
             if self._door in ready:
                 self._hear(now)
@@ -256,11 +277,17 @@ class Broker:
                 self._drain(self._feed)
             self._router.tick(now, time.time_ns())
             self._carry_out()
-            if now - kept_house_at > HOUSEKEEPING_S or kept_house_at == self._began:
+            if now - watched_at > WATCH_DISK_S:
+                watched_at = now
+                if not self._journal.is_there:
+                    return self._disk_failed(FileNotFoundError(f"{self._journal.folder} was taken away"))
+                self._watch_disk()
+            if now - kept_house_at > HOUSEKEEPING_S:
                 kept_house_at = now
                 self._keep_house()
-        self._end()
-        return status
+        self._router.write_cursors()
+        self._carry_out()
+        return 0
 
     def _drain(self, sock: zmq.Socket[bytes]) -> None:
         try:
@@ -285,7 +312,13 @@ class Broker:
             if isinstance(head, wire.Info):
                 self._send(Send(peer, self._info(head.rid)))
                 continue
-            self._router.handle(peer, head, body, now, wall_ns)
+            try:
+                self._router.handle(peer, head, body, now, wall_ns)
+            except Exception:
+                # One message that we do not survive would otherwise end the bus of a whole observatory, and again at each restart.
+                self.log.exception("message.failed", verb=head.verb)
+                text = f"this {head.verb} met an error of the broker; its log tells more"
+                self._send(Send(peer, wire.No(code="internal", text=text, remedy="Tell the developers")))
             self._carry_out()
 
     def _carry_out(self) -> None:
@@ -301,6 +334,9 @@ class Broker:
     def _send(self, send: Send) -> None:
         try:
             self._door.send_multipart([send.peer, *wire.encode(send.head, send.body)], zmq.NOBLOCK)
+        except wire.WireError as error:
+            self.log.error("answer.too_large", verb=send.head.verb, error=str(error))  # noqa: TRY400  (said whole by its words)
+            self._send(Send(send.peer, wire.No(code="size", text=error.what, remedy="Ask for less", rid=getattr(send.head, "rid", None))))
         except zmq.Again:
             self.log.warning("peer.full", verb=send.head.verb)  # it will miss it, see the gap and ask again
         except zmq.ZMQError as error:
@@ -334,14 +370,21 @@ class Broker:
             self._rolling = True
             self._committer.put(_Roll(self._router.snapshot(), time.time_ns()))
 
-    def _keep_house(self) -> None:
+    def _watch_disk(self) -> None:
         free = self._journal.free_bytes()
-        full = free < self.tuning.reserve_mib * (1 << 20)
-        if full and not self._router.stopped:
+        reserve = self.tuning.reserve_mib * (1 << 20)
+        full = free < reserve
+        self._router.reserve_left = free >= min(LEAST_RESERVE_BYTES, reserve)
+        was_full, self._router.stopped = bool(self._router.stopped), "full" if full else ""
+        if full and not was_full:
             self.log.error("disk.full", free_mib=free >> 20, reserve_mib=self.tuning.reserve_mib)
             self._router.alarm("broker.disk_full", f"{free >> 20} MiB are free on the disk of broker {self.name}: it takes no more events")
             self._carry_out()
-        self._router.stopped = "full" if full else ""
+        elif was_full and not full:
+            self.log.info("disk.has_room", free_mib=free >> 20)
+
+    def _keep_house(self) -> None:
+        self._journal.note_high_water()
         before_ns = time.time_ns() - round(self.tuning.keep_days * _DAY_NS)
         gone = self._journal.retire(before_ns=before_ns, upto_seq=self._router.lowest_cursor())
         if gone:
@@ -350,8 +393,19 @@ class Broker:
             self.log.error("journal.damaged", what=str(damage))
             self._router.alarm("journal.damaged", str(damage))
         self._n_damages = len(self._journal.damages)
+        self._heal()
+
+    def _heal(self) -> None:
+        """Events in sealed segments turned out to be damaged: let publishers send them again."""
+        if self._journal.lost:
+            self._router.heal(list(self._journal.lost), self._journal.chains())
+            self._journal.dealt_with()
 
     def _info(self, rid: str) -> wire.InfoAnswer:
+        sessions, subscriptions = self._router.sessions(), self._router.subscriptions()
+        if len(msgspec.json.encode((sessions, subscriptions))) > LARGEST_INFO_BYTES:
+            sessions = tuple({**one, "state": {}} for one in sessions[:100])
+            subscriptions = tuple({**one, "types": one["types"][:1]} for one in subscriptions[:100])
         return wire.InfoAnswer(
             rid=rid,
             broker=self.name,
@@ -361,8 +415,8 @@ class Broker:
             first_seq=self._journal.first_seq,
             pid=os.getpid(),
             up_s=round(time.monotonic() - self._began, 1),
-            sessions=self._router.sessions(),
-            subscriptions=self._router.subscriptions(),
+            sessions=sessions,
+            subscriptions=subscriptions,
             dead=self._router.n_dead,
             journal_bytes=self._journal.n_bytes,
             free_bytes=self._journal.free_bytes(),
@@ -372,8 +426,6 @@ class Broker:
     def _disk_failed(self, failure: BaseException) -> int:
         self.log.critical("disk.failed", error=str(failure), remedy="Check the disk; the next start reads back what is truly there")
         self._router.stopped = "disk"
-        for session in self._router.sessions():
-            self.log.info("told", name=session["name"])
         self._router.refuse_all("disk", f"the broker's disk failed: {failure}")
         self._carry_out()
         return 1
@@ -382,14 +434,18 @@ class Broker:
         if self._committer.failure is None:
             self._committer.end()
             self._take_commits(time.monotonic())
+            self._journal.note_high_water()
+        self._waker.close(0)
+        self._wake_end.close(0)
+        self._let_go()
+        self.log.info("broker.stopped", head=self._journal.head)
+
+    def _let_go(self) -> None:
         # Linger a moment so that the last OKs leave; the rest is told again by the next WELCOME.
         for sock in (self._door, self._feed):
             sock.close(200)
-        self._waker.close(0)
-        self._wake_end.close(0)
         self._journal.close()
         self._lock.release()
-        self.log.info("broker.stopped", head=self._journal.head)
 
 
 def _check_addresses(name: str, *addresses: str, keys: str) -> None:
@@ -402,6 +458,17 @@ def _check_addresses(name: str, *addresses: str, keys: str) -> None:
                 where=f"observatory.toml: brokers.{name}",
                 remedy='Make keys (nightbell keys make) and set keys = "keys", or listen at 127.0.0.1',
             )
+
+
+def _allow_many_files() -> None:
+    """Each connection is a file; the usual limit is 1024."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415  (there is none on Windows)
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wished = WISHED_FILES if hard == resource.RLIM_INFINITY else min(WISHED_FILES, hard)
+        if soft < wished:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wished, hard))
 
 
 def run_broker(installation: Installation, name: str) -> int:
@@ -433,7 +500,12 @@ def run_broker(installation: Installation, name: str) -> int:
         if hasattr(signal, one):
             signal.signal(getattr(signal, one), lambda _number, _frame: broker.stop())
     told = {"broker": name, "door": broker.door, "feed": broker.feed, "pid": os.getpid()}
+    _allow_many_files()
     sys.stdout.write(f"READY {json.dumps(told)}\n")
     sys.stdout.flush()
     broker.log.info("broker.ready", **told)
-    return broker.run()
+    try:
+        return broker.run()
+    except Exception:
+        broker.log.critical("broker.failed", exc_info=True)
+        return 1

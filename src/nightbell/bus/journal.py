@@ -279,12 +279,14 @@ class Journal:
         previous_hash: bytes | None = None  # what was before the oldest that is kept is not known
         for path, following in itertools.pairwise(paths):
             previous_hash = self._open_sealed(path, previous_hash, int(following.stem) - 1)
+        n_lost = len(self.lost)
         self._open_tail(paths[-1], previous_hash)
         if (self.epoch, self.head) < (known_epoch, known_seq):
             self._note(self.folder, 0, "this is an older copy of the journal", self.head + 1, known_seq)
             self.epoch = max(self.epoch, known_epoch)
             self.new_epoch(max(self.head, known_seq), "an older copy of the journal was put back")
             self.sync()
+        del self.lost[n_lost:]  # for those the new epoch is begun already
         if told is None or first is None:
             self._write_current()
         self._remember_known()
@@ -525,6 +527,11 @@ class Journal:
     def tail_bytes(self) -> int:
         """Size of the segment that is written to."""
         return self._size
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file that is written to still has its name: a deleted one takes bytes and loses them."""
+        return self._segments[-1].path.exists()
 
     @property
     def wants_to_roll(self) -> bool:

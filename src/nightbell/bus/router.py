@@ -972,11 +972,12 @@ class Router:
                 self._pump_replay(session, replay)
         if now - self._cursors_at >= CURSOR_EVERY_S:
             self._cursors_at = now
-            self._write_cursors()
+            self.write_cursors()
 
-    def _write_cursors(self) -> None:
+    def write_cursors(self) -> None:
+        """Wish for a record of the cursors that moved; it needs no sync of its own."""
         dirty = {key: [sub.cursor, sub.types, sub.cursor_id] for key, sub in self._subs.items() if sub.dirty}
-        if dirty and not self.stopped:
+        if dirty and self.stopped in ("", "full"):  # they fit into the reserve
             for key in dirty:
                 self._subs[key].dirty = False
             self._append(Record(CURSORS, head={"subs": dirty}), waits=False)
