@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from nightbell.cli.report import read_events
+from nightbell.settings import load_installation
+
 LONGEST_S = 240.0
 
 
@@ -91,6 +94,25 @@ def test_the_report_can_be_made_again_from_the_journals_alone(night, tmp_path):
     assert told["night"] == night["night"]
     assert told["events"]["frames.stored"] == night["events"]["frames.stored"]
     assert "A new source of magnitude" in (tmp_path / "again.html").read_text(encoding="utf-8")
+
+
+def test_one_tree_of_causes_leads_from_the_alert_to_the_find(night):
+    installation = load_installation(night["out"])
+    told = {one.id: one for one in read_events(installation, installation.settings.brokers, wait_s=1.0)}
+    found = next(one for one in told.values() if one.type == "transients.found" and one.event.candidates)
+    chain = [found]
+    while chain[-1].causationid in told:
+        chain.append(told[chain[-1].causationid])
+    assert [one.type for one in reversed(chain)] == [
+        "alert.received",
+        "targets.ready",
+        *["plan.ready"] * (len(chain) - 6),
+        "observation.started",
+        "frames.stored",
+        "calibration.done",
+        "transients.found",
+    ]
+    assert {one.correlationid for one in chain} == {chain[-1].id}
 
 
 def test_progress_is_told_on_stderr_line_by_line(night):

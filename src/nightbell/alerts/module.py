@@ -168,8 +168,11 @@ class Alerts(Module[AlertsState]):
 
     def _commit(self, turn: Turn[AlertsState], key: str, outcome: Outcome) -> None:
         known = outcome.known
+        cause: str | None = None
         for event, subject in outcome.events:
-            identity = turn.publish(event, subject, correlationid=known.root_id)
+            # The first is what was read; the others follow from it.
+            identity = turn.publish(event, subject, correlationid=known.root_id, causationid=cause)
+            cause = cause or identity
             if known.root_id is None:
                 known = msgspec.structs.replace(known, root_id=identity)
         turn.state.superevents[key] = known

@@ -266,8 +266,11 @@ class Turn(Generic[S]):
             self._store.acquire()
             self._holds = True
 
-    def publish(self, event: Event, subject: str, *, correlationid: str | None = None) -> str:
-        """Say `event` when the turn commits; its id. Raises `BadInput` naming the field when it is not what its class says."""
+    def publish(self, event: Event, subject: str, *, correlationid: str | None = None, causationid: str | None = None) -> str:
+        """Say `event` when the turn commits; its id. `causationid` names what led to it, when that is not what this turn handles.
+
+        Raises `BadInput` naming the field when it is not what its class says.
+        """
         kind = type(event)
         if EVENTS.get(kind.type) is not kind:
             raise BadInput(f"{kind.__name__} is no registered event", where="publish", remedy="Add it to contracts.events.EVENTS")
@@ -286,7 +289,7 @@ class Turn(Generic[S]):
                 typeversion=kind.typeversion,
                 subject=subject,
                 time=format_utc(self.now_ns, digits=6),
-                causationid=self._causationid,
+                causationid=causationid or self._causationid,
                 correlationid=correlationid or self._correlationid or identity,
                 data=msgspec.Raw(data),
             )

@@ -66,7 +66,7 @@ def demo(*, stage: int, out: Path | None, no_report: bool, rate: float, seed: in
         finally:
             show.close()
         told = {"ok": told.pop("ok"), "wall_s": round(time.monotonic() - began_s, 2), **told}
-        answer(told, as_json, lambda: _summary(told))
+        answer(told, as_json, lambda: _summary(told, kept=keep))
         if keep:
             _wait_for_ctrl_c(folder)
     sys.exit(0 if told["ok"] else 1)
@@ -88,7 +88,7 @@ def _wait_for_ctrl_c(folder: Path) -> None:
         note("stopping")
 
 
-def _summary(told: dict[str, Any]) -> str:
+def _summary(told: dict[str, Any], *, kept: bool) -> str:
     """What happened, as a table, and where to go from here."""
     from nightbell.cli.output import table
 
@@ -115,8 +115,7 @@ def _summary(told: dict[str, Any]) -> str:
         verdict,
         "",
         "Next:",
-        f"  nightbell up --conf {out}",
-        "      start these processes again; then, in another terminal:",
+        *([] if kept else [f"  nightbell up --conf {out}", "      start these processes again; then, in another terminal:"]),
         f"  nightbell trace {superevent} --conf {out}",
         "      the tree of causes from the alert to the calibrated frames",
         "  nightbell alert explain NOTICE",

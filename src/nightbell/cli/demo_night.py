@@ -87,7 +87,7 @@ def make_installation(wishes: Wishes) -> Installation:
     copy_installation("demo", wishes.out)
     shutil.copytree(shipped("brokers"), wishes.out / "brokers")
     for file in (wishes.out / "brokers").glob("*/broker.toml"):
-        # The reserve of a real broker is more than many a laptop or container has free; the demo writes some 50 MB.
+        # The reserve of a real broker is more than many a laptop or container has free; the demo writes about 100 MB.
         _set(file, "reserve_mib", "64.0")
     _set(wishes.out / "modules" / "simulator.toml", "rate", f"{wishes.rate:g}")
     if wishes.stage == 2:

@@ -35,7 +35,11 @@ from nightbell.contracts.errors import Refused
 from nightbell.contracts.events import (
     AlarmAcknowledged,
     Event,
+    FramesStored,
     NightChanged,
+    ObservationDone,
+    ObservationFailed,
+    ObservationStarted,
     PlanReady,
     SafetyChanged,
     TargetsReady,
@@ -83,6 +87,12 @@ class TelescopeState(msgspec.Struct):
     revision: int = 0
     open_asked: bool = False
     held: bool = False
+    plan_event: str = ""
+    """Id of the newest plan.ready: what causes the visits."""
+    roots: dict[str, str] = {}
+    """Superevent -> correlationid of its events."""
+    visits: dict[str, str] = {}
+    """Target and filter -> id of the observation.started that its frames come from."""
     acknowledged: dict[str, int] = {}
     """Alarm key -> when a human took it."""
 
@@ -169,7 +179,7 @@ class _Office:
 
     def say(self, event: Event, subject: str) -> None:
         with self._module.turn() as turn:
-            turn.publish(event, subject)
+            _Telling(turn).publish(event, subject)
 
     def store(self, batch: Batch, frames: tuple[FrameRef, ...], done: tuple[Event, str] | None) -> None:
         self._module.custody.announce(batch.night, batch.batch_id, frames, also=done)
@@ -180,6 +190,37 @@ class _Office:
     def is_wanted(self, what: str) -> bool:
         seen = self._module.seen
         return seen.open_asked if what == "open" else seen.held
+
+
+class _Telling:
+    """A turn whose events name what led to them: a plan the visits, a visit its frames. What the ledger of frames writes with."""
+
+    def __init__(self, turn: Turn[TelescopeState]) -> None:
+        self._turn = turn
+        self.execute, self.query, self.raise_alarm = turn.execute, turn.query, turn.raise_alarm
+
+    def publish(self, event: Event, subject: str) -> str:
+        state = self._turn.state
+        cause: str | None = None
+        root: str | None = None
+        if isinstance(event, ObservationStarted):
+            cause, root = state.plan_event or None, state.roots.get(event.item.superevent_id or "")
+        elif isinstance(event, ObservationDone | ObservationFailed):
+            item = next((one for one in state.items if one.item_id == event.item_id), None)
+            if item is not None:
+                cause, root = state.visits.get(_visit(item.target_id, item.filter)), state.roots.get(item.superevent_id or "")
+        elif isinstance(event, FramesStored):
+            first = event.frames[0]
+            cause = state.visits.get(_visit(first.target_id, first.filter))
+            root = state.roots.get(first.superevent_id or "", event.night)
+        identity = self._turn.publish(event, subject, causationid=cause, correlationid=root)
+        if isinstance(event, ObservationStarted):
+            state.visits[_visit(event.item.target_id, event.item.filter)] = identity
+        return identity
+
+
+def _visit(target_id: str | None, filter_name: str | None) -> str:
+    return f"{target_id}/{filter_name}"
 
 
 def _counts(turn: Turn[TelescopeState], night: str) -> Counts:
@@ -286,9 +327,9 @@ class Telescope(Module[TelescopeState]):
         self.lease.give_back()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Turn[TelescopeState]]:
+    def _transaction(self) -> Iterator[_Telling]:
         with self.turn() as turn:
-            yield turn
+            yield _Telling(turn)
 
     def board(self, state: TelescopeState) -> None:
         """Keep a copy of the state for the loop and for reports, which must not wait for a turn."""
@@ -322,6 +363,8 @@ class Telescope(Module[TelescopeState]):
         if known is not None and known.revision >= event.revision:
             return
         turn.state.lists[event.superevent_id] = TargetList(revision=event.revision, targets=event.targets)
+        if turn.envelope is not None:
+            turn.state.roots[event.superevent_id] = turn.envelope.correlationid or turn.envelope.id
         self.make_plan(turn, f"targets.ready {event.superevent_id} revision {event.revision}")
 
     @on("targets.withdrawn")
@@ -369,7 +412,7 @@ class Telescope(Module[TelescopeState]):
         plan = FileRef(
             path=str(path), sha256=hashlib.sha256(made.product).hexdigest(), size_bytes=len(made.product), host=socket.gethostname()
         )
-        turn.publish(
+        identity = turn.publish(
             PlanReady(
                 night=night,
                 revision=state.revision,
@@ -381,7 +424,10 @@ class Telescope(Module[TelescopeState]):
                 bound=made.bound,
             ),
             night,
+            # Made again without an event: it follows from the plan before.
+            causationid=state.plan_event or None if turn.envelope is None else None,
         )
+        state.plan_event = identity
         self.board(state)
         self.log.info("plan.made", revision=state.revision, n_items=len(made.items), n_rejected=made.n_rejected, cause=cause)
 
