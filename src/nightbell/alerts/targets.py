@@ -56,7 +56,8 @@ def targets_of(
     priority: float = 50.0,
 ) -> dict[str, tuple[Target, ...]]:
     """A list for each observatory: galaxies, or tiles when the catalogue does not reach that far; only what it can observe."""
-    wishes = _tiles(alert, tiles) if ranking.beyond_catalog and tiles else _galaxies(alert, ranking)
+    by_tiles = bool(ranking.beyond_catalog and tiles)
+    wishes = _tiles(alert, tiles) if by_tiles else _galaxies(alert, ranking)
     if not wishes:
         return dict.fromkeys(observatories, ())
     ra, dec = np.array([one.ra_deg for one in wishes]), np.array([one.dec_deg for one in wishes])
@@ -72,7 +73,7 @@ def targets_of(
         name: tuple(
             _target(rank, wishes[i], seen[name][i], observatory, priority / 50.0)
             for rank, i in enumerate(
-                [i for i in order[name] if wishes[i].probability >= observatory.p_host_min][: observatory.targets_max], start=1
+                [i for i in order[name] if by_tiles or wishes[i].probability >= observatory.p_host_min][: observatory.targets_max], start=1
             )
         )
         for name, observatory in observatories.items()
