@@ -43,10 +43,10 @@ def horizontal(site: Site, ra_rad: ArrayLike, dec_rad: ArrayLike, lst_rad: Array
     return np.degrees(altitude), np.degrees(azimuth) % 360.0
 
 
-def _to_date(icrs: Array, tt: Array) -> tuple[Array, Array]:
-    """(ra, dec) of date, radians, of GCRS vectors (..., 3)."""
-    vector = np.einsum("...ij,...j->...i", np.asarray(erfa.pnm06a(erfa.DJM0, tt)), icrs)
-    ra, dec = erfa.c2s(vector)
+def _to_date(icrs_au: Array, tt: Array, observer_au: Array) -> tuple[Array, Array]:
+    """(ra, dec) of date, radians, of geocentric vectors (..., 3) as seen by the observer."""
+    vector = np.einsum("...ij,...j->...i", np.asarray(erfa.pnm06a(erfa.DJM0, tt)), icrs_au)
+    ra, dec = erfa.c2s(vector - observer_au)
     return np.asarray(ra), np.asarray(dec)
 
 
@@ -66,24 +66,21 @@ def _observer_au(site: Site, lst_rad: Array) -> Array:
     return _EARTH_RADIUS_AU * np.stack([cosine * np.cos(lst_rad), cosine * np.sin(lst_rad), np.full_like(lst_rad, sine)], axis=-1)
 
 
-def sun_of_date(times_ns: ArrayLike) -> tuple[Array, Array]:
-    """(ra, dec) of the Sun's centre, equator and equinox of date, radians."""
+def sun_of_date(site: Site, times_ns: ArrayLike) -> tuple[Array, Array]:
+    """(ra, dec) of the Sun's centre as seen from `site`, equator and equinox of date, radians."""
     _, tt = _dates(times_ns)
-    return _to_date(_sun_au(tt), tt)
+    return _to_date(_sun_au(tt), tt, _observer_au(site, sidereal_time_rad(site, times_ns)))
 
 
 def moon_of_date(site: Site, times_ns: ArrayLike) -> tuple[Array, Array]:
     """(ra, dec) of the Moon's centre as seen from `site`, equator and equinox of date, radians."""
     _, tt = _dates(times_ns)
-    geocentric = np.asarray(erfa.moon98(erfa.DJM0, tt)["p"])
-    of_date = np.einsum("...ij,...j->...i", np.asarray(erfa.pnm06a(erfa.DJM0, tt)), geocentric)
-    ra, dec = erfa.c2s(of_date - _observer_au(site, sidereal_time_rad(site, times_ns)))
-    return np.asarray(ra), np.asarray(dec)
+    return _to_date(np.asarray(erfa.moon98(erfa.DJM0, tt)["p"]), tt, _observer_au(site, sidereal_time_rad(site, times_ns)))
 
 
 def sun_altaz(site: Site, times_ns: ArrayLike) -> tuple[Array, Array]:
     """(altitude_deg, azimuth_deg) of the Sun's centre, the shape of `times_ns`."""
-    return horizontal(site, *sun_of_date(times_ns), sidereal_time_rad(site, times_ns))
+    return horizontal(site, *sun_of_date(site, times_ns), sidereal_time_rad(site, times_ns))
 
 
 def moon_altaz(site: Site, times_ns: ArrayLike) -> tuple[Array, Array]:
