@@ -1,0 +1,108 @@
+"""With keys in force, who has one speaks, and who has none hears why not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from nightbell.bus import keys
+from nightbell.bus.client import set_client_options
+from nightbell.bus.relay import Relay
+from nightbell.bus.script import connect
+from nightbell.contracts.errors import Missing, Refused
+from nightbell.settings import Installation
+
+from .small_site import Counter, alarm, living, make_site, running_broker, wait_until
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Installation:
+    installation = make_site(tmp_path / "conf", keys="keys")
+    for name in ("broker-observatory", "counter", "script"):
+        keys.make_pair(tmp_path / "conf" / "keys", name)
+    return installation
+
+
+def door_lock(site: Installation) -> Callable[[Any], None]:
+    return lambda sock: keys.server_options(sock, site, "broker-observatory")
+
+
+def test_modules_and_scripts_with_keys_speak_to_a_broker_with_keys(site: Installation) -> None:
+    with running_broker(site, curve=door_lock(site)), living(Counter(site)) as counter, connect(site.folder) as script:
+        script.publish(alarm(1), "test")
+        wait_until(lambda: counter.state().effects == 1, "the alarm counted")
+        assert script.ask("counter", "status", timeout_s=5)["module"] == "counter"
+
+
+def test_a_key_that_nobody_knows_gets_no_session(site: Installation) -> None:
+    with running_broker(site, curve=door_lock(site)):
+        (keys.keys_folder(site) / "authorized" / "script.key").unlink()
+        with pytest.raises(Missing, match="does not answer"), connect(site.folder, wait_s=1.5) as script:
+            script.status()
+
+
+def test_without_a_key_there_is_no_session_either(site: Installation) -> None:
+    with running_broker(site, curve=door_lock(site)) as broker:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        with context.socket(zmq.DEALER) as sock:
+            set_client_options(sock)
+            sock.setsockopt(zmq.IMMEDIATE, 0)
+            sock.connect(broker.broker.door)
+            sock.send_multipart([b"NB1", b"INFO", b"{}"])
+            assert not sock.poll(1000)
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    keys.make_pair(tmp_path, "telescope")
+    before = (tmp_path / "telescope.key_secret").read_bytes()
+    with pytest.raises(Refused, match="there is a key"):
+        keys.make_pair(tmp_path, "telescope")
+    assert (tmp_path / "telescope.key_secret").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps access lists, not modes")
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = keys.make_pair(tmp_path, "telescope")
+    assert path.stat().st_mode & 0o077 == 0
+    path.chmod(0o644)
+    with pytest.raises(Refused, match="others can read"):
+        keys.read_secret(tmp_path, "telescope")
+
+
+def test_a_relay_carries_events_once_with_id_source_and_way(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "conf", ("observatory", "alert-site"))
+    (site.folder / "modules" / "relay.toml").write_text(
+        'broker = "observatory"\nsource = "alert-site"\ntarget = "observatory"\npatterns = ["alarm.*"]\n', encoding="utf-8"
+    )
+    site = make_again(site)
+    with running_broker(site), running_broker(site, "alert-site") as there:
+        with living(Relay(site)), connect(site.folder, broker="alert-site") as far, connect(site.folder, broker="observatory") as near:
+            seqs = [far.publish(alarm(n), "test") for n in range(20)]
+            assert len(seqs) == 20
+
+            def arrived() -> list[str]:
+                return [event.id for event in near.events("alarm.*", since="first", follow=False)]
+
+            wait_until(lambda: len(arrived()) == 20, "twenty events carried")
+            said = list(far.events("alarm.*", since="first", follow=False))
+            carried = list(near.events("alarm.*", since="first", follow=False))
+            assert [(one.id, one.source, one.time) for one in carried] == [(one.id, one.source, one.time) for one in said]
+        # The relay and the source's broker end and come back: nothing is carried twice.
+        there.stop()
+        there.start()
+        with living(Relay(site)), connect(site.folder, broker="alert-site") as far, connect(site.folder, broker="observatory") as near:
+            far.publish(alarm("last"), "test")
+            wait_until(lambda: len(list(near.events("alarm.*", since="first", follow=False))) >= 21, "the last one")
+            found = [event.id for event in near.events("alarm.*", since="first", follow=False)]
+            assert len(found) == len(set(found)) == 21
+
+
+def make_again(site: Installation) -> Installation:
+    from nightbell.settings import load_installation
+
+    return load_installation(site.folder)
