@@ -48,6 +48,7 @@ class Archive(Module[ArchiveState]):
         self._wake = threading.Event()
         self._tries: dict[str, int] = {}
         self._trouble = ""
+        self._told = {"waiting": 0, "n_frames": 0, "n_bytes": 0}
         self._thread = threading.Thread(target=self._work_for_ever, name="pull", daemon=True)
         self._thread.start()
 
@@ -57,7 +58,7 @@ class Archive(Module[ArchiveState]):
 
     def report(self) -> dict[str, Any]:
         """For `status`."""
-        return {"trouble": self._trouble, "store": str(self._store.folder)}
+        return {**self._told, "trouble": self._trouble, "store": str(self._store.folder)}
 
     @on("frames.stored")
     def take_note(self, event: FramesStored, turn: Turn[ArchiveState]) -> None:
@@ -72,14 +73,23 @@ class Archive(Module[ArchiveState]):
 
     def _work_for_ever(self) -> None:
         while not self.stopping.is_set():
+            try:
+                self._work_through()
+            except Exception as error:  # a full disk under our own tables must not end the copying for good
+                self._trouble = str(error)
+                self.log.exception("archive.failed")
             self._wake.wait(self.settings.retry_s)
             self._wake.clear()
-            with self.turn() as turn:
-                orders = turn.query("SELECT event_id, correlationid, night, batch_id, frames FROM batch ORDER BY event_id LIMIT 50")
-            for order in orders:
-                if self.stopping.is_set():
-                    return
-                self._pull(*order)
+
+    def _work_through(self) -> None:
+        """Every order once, the oldest first; one that fails holds up no other."""
+        with self.turn() as turn:
+            orders = turn.query("SELECT event_id, correlationid, night, batch_id, frames FROM batch ORDER BY event_id")
+            self._told = {"waiting": len(orders), "n_frames": turn.state.n_frames, "n_bytes": turn.state.n_bytes}
+        for order in orders:
+            if self.stopping.is_set():
+                return
+            self._pull(*order)
 
     def _pull(self, event_id: str, correlationid: str | None, night: str, batch_id: str, packed: bytes) -> None:
         frames = msgspec.json.decode(packed, type=tuple[FrameRef, ...])
@@ -103,6 +113,7 @@ class Archive(Module[ArchiveState]):
             turn.publish(FramesArchived(night=night, batch_id=batch_id, host=host, frames=copies), f"{night}/{batch_id}")
             turn.state.n_frames += len(copies)
             turn.state.n_bytes += sum(frame.size_bytes for frame in copies)
+            self._told = {"waiting": max(0, self._told["waiting"] - 1), "n_frames": turn.state.n_frames, "n_bytes": turn.state.n_bytes}
 
 
 def run(installation: Installation, name: str) -> int:

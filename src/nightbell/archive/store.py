@@ -3,10 +3,13 @@
 NAME.part   grows as bytes come; after a cut it is hashed again and continued
 verify      size and SHA-256 must be those that were announced
 place       fsync, then linked under its name without overwriting (Windows: renamed, which refuses), fsync of the folder
+
+After a crash at any of these the same call goes on. The store has one writer: the archive, which holds the lock of its folder.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -23,6 +26,10 @@ __all__ = ["FileSource", "Source", "Store"]
 CHUNK_BYTES = 1 << 20
 SYNC_EVERY_BYTES = 8 << 20
 _BAD_IN_NAMES = '<>:"/\\|?*'
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(1, 10))}
+"""Windows opens a device for these, whatever their ending."""
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What file systems without hard links say (exFAT, some shares)."""
 
 
 class Source(Protocol):
@@ -57,7 +64,7 @@ class Store:
         """Where the copy of a frame lies. Raises `BadInput` for a name that could leave the store."""
         name = PurePosixPath(frame.path.replace("\\", "/")).name
         for part in (night, name):
-            if not part or part.startswith(".") or part.rstrip(" .") != part or any(letter in part for letter in _BAD_IN_NAMES):
+            if not _is_name(part):
                 raise BadInput(f"{part!r} cannot be a name here", where=frame.path, remedy="Frames are named by the telescope; see custody")
         return self.folder / night / name
 
@@ -68,17 +75,18 @@ class Store:
         when the bytes are not those that were announced (what was pulled is then thrown away).
         """
         place = self.place_of(night, frame)
+        part = place.with_name(place.name + ".part")
         if place.exists():
             if _hash_of(place) == frame.sha256:
+                part.unlink(missing_ok=True)  # killed between link and unlink: both names are the same file
                 return place
             raise Refused("another file has this name in the store", where=str(place), remedy="Look at both; move the wrong one aside")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(place.parent)
         free = shutil.disk_usage(place.parent).free
         if free - frame.size_bytes < self._reserve_bytes:
             raise Refused(
                 f"only {free >> 20} MiB are free", where=str(self.folder), remedy="Free space on the archive's disk", code="reserve"
             )
-        part = place.with_name(place.name + ".part")
         digest = self._fill(part, frame, source)
         if digest != frame.sha256 or part.stat().st_size != frame.size_bytes:
             part.unlink()
@@ -123,13 +131,47 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_name(part: str) -> bool:
+    """Whether every system can store it, as one name, where it is meant to be."""
+    return (
+        bool(part)
+        and part.isprintable()
+        and not part.startswith(".")
+        and not part.endswith((" ", ".", ".part"))
+        and not any(letter in part for letter in _BAD_IN_NAMES)
+        and part.partition(".")[0].lower() not in _DEVICES
+    )
+
+
 def _place(part: Path, place: Path) -> None:
     if sys.platform == "win32":
         part.rename(place)  # refuses when the name is taken
         return
-    os.link(part, place)
-    part.unlink()
-    handle = os.open(place.parent, os.O_RDONLY)
+    try:
+        os.link(part, place)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or place.exists():
+            raise
+        part.rename(place)  # no links here; the store has one writer, so the name is still free
+    else:
+        part.unlink()
+    _sync_folder(place.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the night's folder and the store itself, durably."""
+    if folder.is_dir():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in (folder.parent, folder.parent.parent):
+        _sync_folder(one)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; Windows has no such call, NTFS journals them."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
