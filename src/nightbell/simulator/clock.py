@@ -1,6 +1,7 @@
-"""The world's time: t = t0 + rate x (monotonic - m0). This process owns it; everybody else asks once at /sim/clock.
+"""The world's time: t = t0 + rate x (monotonic - m0). This process owns it; everybody else asks at /sim/clock.
 
-The monotonic clock is one for all processes of a host, so a reader that knows (t0, m0, rate) needs no further question.
+The monotonic clock is one for all processes of a host, so a reader computes the time from (t0, m0, rate), and asks again only to hear
+of a change.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class WorldTime:
         return self.began_ns + round(t_s * 1e9)
 
     def set_rate(self, rate: float) -> None:
-        """Go on from now at another rate. Readers of the old numbers go wrong from here on, so this is for set-up and tests."""
+        """Go on from now at another rate. Readers hear of it within a second and keep the old numbers until then, so this is for set-up and tests."""
         if not 0 < rate <= HIGHEST_RATE:
             raise Refused(f"rate {rate:g}", where="/sim/rate", remedy=f"Give more than 0 and at most {HIGHEST_RATE:g}")
         self.t0_ns, self.m0_ns, self.rate = self.now_ns(), self.monotonic_ns(), rate

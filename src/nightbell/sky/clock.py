@@ -8,14 +8,15 @@ simulator is gone the last numbers stay in force.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import math
 import threading
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from nightbell.contracts.errors import Missing
+from nightbell.contracts.errors import BadInput, Missing
 from nightbell.settings import ClockSettings
 
 __all__ = ["Clock", "make_clock"]
@@ -23,6 +24,8 @@ __all__ = ["Clock", "make_clock"]
 FIRST_ANSWER_S = 30.0
 REREAD_S = 1.0
 _NS = 1_000_000_000
+# A peer that speaks no HTTP raises HTTPException, which is no OSError; it must not end the thread that reads again.
+_NO_TIME = (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +70,32 @@ class _WorldClock(Clock):
     """The simulated world's clock."""
 
     def __init__(self, url: str) -> None:
+        if not url.startswith("http://"):
+            raise BadInput(
+                f"{url!r} is no address of a clock",
+                where="observatory.toml: clock.url",
+                remedy="Give http://HOST:PORT/sim/clock, or set kind = system",
+            )
         self._url = url
+        # Without a handler of its own, urllib would ask a loopback address through the proxy that the environment names.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._reading = self._first()
         threading.Thread(target=self._reread_for_ever, name="world clock", daemon=True).start()
 
     def _ask(self, timeout_s: float) -> _Reading:
-        if not self._url.startswith("http://"):
-            raise ValueError(self._url)
-        with urllib.request.urlopen(self._url, timeout=timeout_s) as answer:  # noqa: S310  (http:// only, checked above)
+        with self._opener.open(self._url, timeout=timeout_s) as answer:
             told = json.loads(answer.read(4096))
-        return _Reading(int(told["t0_ns"]), int(told["m0_ns"]), float(told["rate"]))
+        reading = _Reading(int(told["t0_ns"]), int(told["m0_ns"]), float(told["rate"]))
+        if not (math.isfinite(reading.rate) and reading.rate > 0):
+            raise ValueError(f"rate {reading.rate}")
+        return reading
 
     def _first(self) -> _Reading:
         until = time.monotonic() + FIRST_ANSWER_S
         while True:
             try:
                 return self._ask(2.0)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except _NO_TIME as error:
                 if time.monotonic() > until:
                     raise Missing(
                         f"the simulated world tells no time: {error}",
@@ -97,7 +109,7 @@ class _WorldClock(Clock):
             time.sleep(REREAD_S)
             try:
                 self._reading = self._ask(2.0)
-            except (OSError, ValueError, KeyError, TypeError):
+            except _NO_TIME:
                 continue  # the world's server is away; time goes on as it went
 
     @property
@@ -110,7 +122,26 @@ class _WorldClock(Clock):
         reading = self._reading
         return reading.t0_ns + round(reading.rate * (time.monotonic_ns() - reading.m0_ns))
 
+    async def sleep(self, world_s: float) -> None:
+        """Sleep `world_s` seconds of the world, also when its rate changes or it jumps meanwhile."""
+        until_ns = self.now_ns() + round(world_s * _NS)
+        while (left_ns := until_ns - self.now_ns()) > 0:  # noqa: ASYNC110  (time sets no Event)
+            await asyncio.sleep(self._slice_s(left_ns))
+
+    def sleep_blocking(self, world_s: float, stop: threading.Event | None = None) -> bool:
+        """Sleep `world_s` seconds of the world, or until `stop` is set; returns whether it was."""
+        stop = stop or threading.Event()
+        until_ns = self.now_ns() + round(world_s * _NS)
+        while (left_ns := until_ns - self.now_ns()) > 0:
+            if stop.wait(self._slice_s(left_ns)):
+                return True
+        return stop.is_set()
+
+    def _slice_s(self, left_ns: int) -> float:
+        """The rest, but never past the next reading: an hour begun at rate 1 must end early when the world is hurried."""
+        return min(self.real_s(left_ns / _NS, floor_s=0.001), REREAD_S)
+
 
 def make_clock(settings: ClockSettings) -> Clock:
-    """The installation's clock. Raises `Missing` when the simulated world does not answer within half a minute."""
+    """The installation's clock. Raises `BadInput` for a wrong address, `Missing` when nobody answers there within half a minute."""
     return _WorldClock(settings.url) if settings.kind == "simulator" else Clock()
