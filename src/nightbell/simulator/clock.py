@@ -43,7 +43,7 @@ class WorldTime:
         return self.began_ns + round(t_s * 1e9)
 
     def set_rate(self, rate: float) -> None:
-        """Go on from now at another rate. Readers hear of it within a second and keep the old numbers until then, so this is for set-up and tests."""
+        """Go on from now at another rate. Readers hear of it within a second, and use the old numbers until then: for set-up and tests."""
         if not 0 < rate <= HIGHEST_RATE:
             raise Refused(f"rate {rate:g}", where="/sim/rate", remedy=f"Give more than 0 and at most {HIGHEST_RATE:g}")
         self.t0_ns, self.m0_ns, self.rate = self.now_ns(), self.monotonic_ns(), rate
