@@ -130,6 +130,75 @@ def test_a_warning_that_becomes_critical_is_news_again(tmp_path: Path, sink: Sin
     assert sink.got[1]["severity"] == "critical"
 
 
+@pytest.mark.parametrize("severity", [Severity.WARNING, Severity.CRITICAL])
+def test_an_alarm_that_flickers_is_sent_again_after_the_gap_not_never(tmp_path: Path, sink: Sink, severity: Severity) -> None:
+    gap_s = 0.5
+    desk = make_desk(tmp_path, sink, settings=AlarmSettings(least_gap_s=gap_s, deadline_s=5.0))
+    desk.start()
+    desk.raise_alarm("k", severity, "the weather station is lost")
+    until(lambda: len(sink.got) == 1)
+    sent = time.monotonic()
+    desk.clear("k")
+    desk.raise_alarm("k", severity, "the weather station is lost again")
+    until(lambda: len(sink.got) == 2)
+    assert time.monotonic() - sent > gap_s / 2, "at most one message per key in the gap"
+    desk.stop()
+    assert sink.got[1]["text"] == "the weather station is lost again"
+
+
+def test_an_alarm_of_another_module_that_was_taken_rings_again_when_raised_again(tmp_path: Path, sink: Sink) -> None:
+    desk = make_desk(tmp_path, sink)
+    desk.start()
+    desk.raise_alarm("archive.stuck", Severity.WARNING, "no second copy", alarm_id="a1", carried=True)
+    until(lambda: len(sink.got) == 1)
+    desk.acknowledge("a1", "Maria")
+    assert desk.standing() == (), "nobody tells when its evidence is gone: taking it ends it"
+    desk.raise_alarm("archive.stuck", Severity.WARNING, "no second copy", alarm_id="a2", carried=True)
+    until(lambda: len(sink.got) == 2)
+    desk.stop()
+    assert sink.got[1]["id"] == "a2"
+
+
+def test_an_acknowledgement_is_never_overwritten_by_a_repeat_that_is_just_being_sent(tmp_path: Path) -> None:
+    desk = make_desk(tmp_path, Sink(), settings=AlarmSettings(least_gap_s=0.0, repeat_min=(0.01,), deadline_s=5.0))
+    desk.start()
+    for n in range(40):
+        desk.raise_alarm(f"k{n}", Severity.CRITICAL, "text")
+    until(lambda: len(desk.standing()) == 40)
+    for n in range(40):
+        desk.acknowledge(f"k{n}", "Maria")
+    assert {alarm.state for alarm in desk.standing()} == {"acked"}
+    desk.stop()
+    assert {alarm.state for alarm in make_desk(tmp_path).standing()} == {"acked"}
+
+
+def test_a_channel_that_works_again_after_a_restart_clears_its_alarm(tmp_path: Path) -> None:
+    broken = Sink("mail")
+    broken.broken = True
+    first = make_desk(tmp_path, broken)
+    first.start()
+    for n in range(3):
+        first.raise_alarm(f"k{n}", Severity.WARNING, "text")
+    until(lambda: any(alarm.key == "safety.channel.mail" for alarm in first.standing()))
+    first.stop()
+    second = make_desk(tmp_path, Sink("mail"))
+    second.start()
+    until(lambda: not any(alarm.key == "safety.channel.mail" for alarm in second.standing()))
+    second.stop()
+
+
+def test_a_full_disk_keeps_nobody_from_taking_an_alarm(tmp_path: Path, sink: Sink) -> None:
+    desk = make_desk(tmp_path, sink)
+    desk.start()
+    (tmp_path / "alarms.jsonl").mkdir()  # nothing can be appended to a folder
+    desk.raise_alarm("k", Severity.CRITICAL, "text")
+    until(lambda: len(sink.got) == 1)
+    assert desk.acknowledge("k", "Maria").state == "acked"
+    desk.clear("k")
+    until(lambda: desk.standing() == ())
+    desk.stop()
+
+
 @pytest.mark.parametrize(("n_sent", "pause_s"), [(1, 60.0), (2, 180.0), (3, 600.0), (4, 600.0), (40, 600.0)])
 def test_critical_alarms_repeat_after_one_three_and_then_every_ten_minutes(n_sent: int, pause_s: float) -> None:
     alarm = Alarm(id="1", key="k", severity=Severity.CRITICAL, text="t", since_utc="", n_sent=n_sent)

@@ -9,7 +9,6 @@ not taken is sent again.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
@@ -55,6 +54,8 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     """raised, acked (silenced by a human), cleared (by evidence)."""
     by: str = ""
     """Who took it."""
+    carried: bool = False
+    """Of another module: nobody tells us when its evidence is gone, so it is over when a human takes it."""
 
 
 class Channel(Protocol):
@@ -172,6 +173,8 @@ def due_in_s(alarm: Alarm, last_sent_s: float | None, now_s: float, settings: Al
         return None
     if last_sent_s is None:
         return 0.0
+    if alarm.n_sent == 0:  # cleared and raised again within the gap: late, but not lost
+        return last_sent_s + settings.least_gap_s - now_s
     if alarm.severity is not Severity.CRITICAL:
         return None
     pause_s = 60.0 * settings.repeat_min[min(alarm.n_sent, len(settings.repeat_min)) - 1]
@@ -185,7 +188,17 @@ class _Route:
     thread: threading.Thread | None = None
     failures: int = 0
     error: str = ""
-    proven_ns: int = 0
+    rings: bool = False
+    """Its own alarm stands; also one that a run before this raised."""
+
+
+def _sent_once_more(alarm: Alarm | None) -> Alarm | None:
+    return None if alarm is None or alarm.state != "raised" else msgspec.structs.replace(alarm, n_sent=alarm.n_sent + 1)
+
+
+def _key_of(channel: Channel) -> str:
+    """Key of the alarm that a channel does not deliver."""
+    return f"safety.channel.{channel.name}"
 
 
 class AlarmDesk:
@@ -211,6 +224,8 @@ class AlarmDesk:
         self._routes = [_Route(channel, queue.SimpleQueue()) for channel in channels]
         self._thread: threading.Thread | None = None
         self._read_spool()
+        for route in self._routes:
+            route.rings = _key_of(route.channel) in self._alarms
 
     # -- for everybody ---------------------------------------------------------------------------------------------------
 
@@ -239,25 +254,33 @@ class AlarmDesk:
         *,
         alarm_id: str = "",
         evidence: Mapping[str, Any] | None = None,
-        silent: bool = False,
+        carried: bool = False,
     ) -> None:
-        """Something needs a human. Raised again with the same key it stays one alarm. `silent`: `tell` is not called."""
+        """Something needs a human. Raised again with the same key it stays one alarm. `carried`: another module said so; `tell` is
+        not called, and it is over when a human takes it."""
         facts = dict(evidence or {})
-        self._wishes.put(lambda: self._raise(key, severity, text, alarm_id, facts, silent=silent))
+        self._wishes.put(lambda: self._raise(key, severity, text, alarm_id, facts, carried=carried))
 
     def clear(self, key: str) -> None:
         """The evidence is gone."""
         self._wishes.put(lambda: self._clear(key))
 
     def acknowledge(self, alarm_id: str, by: str) -> Alarm:
-        """A human takes it: no more repeats. Raises `Missing` when there is no such alarm."""
+        """A human takes it: no more repeats. Raises `Missing` when there is no such alarm.
+
+        Ours stands until its evidence is gone; one that was carried for another module is over, and rings when raised again.
+        """
         with self._lock:
-            alarm = next((one for one in self._alarms.values() if alarm_id in (one.id, one.key)), None)
+            key = next((one.key for one in self._alarms.values() if alarm_id in (one.id, one.key)), "")
+
+        def take(alarm: Alarm | None) -> Alarm | None:
+            if alarm is None or alarm.state != "raised":
+                return None
+            return msgspec.structs.replace(alarm, state="cleared" if alarm.carried else "acked", by=by)
+
+        alarm = self._change(key, take)
         if alarm is None:
             raise Missing(f"there is no alarm {alarm_id!r}", where="alarm_id", remedy="See the alarms in `nightbell send safety status`")
-        if alarm.state == "raised":
-            alarm = msgspec.structs.replace(alarm, state="acked", by=by)
-            self._write(alarm)
         return alarm
 
     def standing(self) -> tuple[Alarm, ...]:
@@ -309,46 +332,46 @@ class AlarmDesk:
                 continue
             if wish is None:
                 return
-            try:
-                wish()
-            except OSError as error:  # a full disk must not silence the bell
-                self._log.error("alarm.spool_failed", error=str(error))
+            wish()
 
-    def _raise(self, key: str, severity: Severity, text: str, alarm_id: str, evidence: dict[str, Any], *, silent: bool) -> None:
-        with self._lock:
-            known = self._alarms.get(key)
-        if known is not None and known.state != "cleared":
-            grown = severity is Severity.CRITICAL and known.severity is not Severity.CRITICAL
-            if not grown:
-                return
-            # Graver than what a human has taken: it is news again.
-            alarm = msgspec.structs.replace(known, severity=severity, text=text, count=known.count + 1, state="raised")
+    def _raise(self, key: str, severity: Severity, text: str, alarm_id: str, evidence: dict[str, Any], *, carried: bool) -> None:
+        is_news = False
+
+        def ring(known: Alarm | None) -> Alarm | None:
+            nonlocal is_news
+            if known is not None and known.state != "cleared":
+                is_news = severity is Severity.CRITICAL and known.severity is not Severity.CRITICAL
+                # Graver than what a human has taken: it is news again.
+                again = msgspec.structs.replace(known, severity=severity, text=text, count=known.count + 1, state="raised")
+                return again if is_news else None
+            is_news = True
+            return Alarm(
+                id=alarm_id or uuid7(),
+                key=key,
+                severity=severity,
+                text=text,
+                since_utc=self._utc(),
+                evidence=evidence,
+                count=known.count + 1 if known is not None else 1,
+                carried=carried,
+            )
+
+        alarm = self._change(key, ring)
+        if alarm is None or not is_news:
+            return
+        if alarm.n_sent > 0:  # grown graver: it does not wait for its next repeat
             self._last_sent.pop(key, None)
-        else:
-            count = known.count + 1 if known is not None else 1
-            since = self._utc()
-            alarm = Alarm(id=alarm_id or uuid7(), key=key, severity=severity, text=text, since_utc=since, evidence=evidence, count=count)
-            last = self._last_sent.get(key)
-            if last is not None and time.monotonic() - last >= self._settings.least_gap_s:
-                self._last_sent.pop(key)
-        try:
-            self._write(alarm)
-        except OSError:
-            with self._lock:
-                self._alarms[key] = alarm
-            raise
-        finally:
-            if self._tell is not None and not silent:
-                try:
-                    self._tell(alarm)
-                except Exception as error:  # noqa: BLE001 - whoever listens may be dead; the alarm goes out
-                    self._log.warning("alarm.not_told", key=key, error=repr(error))
+        if self._tell is not None and not carried:
+            try:
+                self._tell(alarm)
+            except Exception as error:  # noqa: BLE001 - whoever listens may be dead; the alarm goes out
+                self._log.warning("alarm.not_told", key=key, error=repr(error))
 
     def _clear(self, key: str) -> None:
-        with self._lock:
-            alarm = self._alarms.get(key)
-        if alarm is not None and alarm.state != "cleared":
-            self._write(msgspec.structs.replace(alarm, state="cleared"))
+        def end(alarm: Alarm | None) -> Alarm | None:
+            return None if alarm is None or alarm.state == "cleared" else msgspec.structs.replace(alarm, state="cleared")
+
+        self._change(key, end)
 
     def _send_due(self) -> float:
         """Send what is due; returns the seconds until the next."""
@@ -362,9 +385,9 @@ class AlarmDesk:
                 wait_s = min(wait_s, due_s)
                 continue
             self._last_sent[alarm.key] = now_s
-            sent = msgspec.structs.replace(alarm, n_sent=alarm.n_sent + 1)
-            with contextlib.suppress(OSError):  # raised on disk already; the number of repeats may be lost
-                self._write(sent)
+            sent = self._change(alarm.key, _sent_once_more)
+            if sent is None or sent.state != "raised":  # a human took it, or it cleared, just now
+                continue
             message = msgspec.to_builtins(sent)
             for route in self._routes:
                 if alarm.severity is not Severity.INFO or isinstance(route.channel, LogChannel):
@@ -380,21 +403,34 @@ class AlarmDesk:
                 self._log.warning("alarm.not_delivered", channel=route.channel.name, error=str(error), failures=route.failures)
                 if route.failures == TRIES_BEFORE_ALARM:
                     text = f"the alarm channel {route.channel.name} failed {TRIES_BEFORE_ALARM} times: {error}"
-                    self.raise_alarm(f"safety.channel.{route.channel.name}", Severity.WARNING, text)
+                    self.raise_alarm(_key_of(route.channel), Severity.WARNING, text)
+                    route.rings = True
             else:
-                if route.failures >= TRIES_BEFORE_ALARM:
-                    self.clear(f"safety.channel.{route.channel.name}")
-                route.failures, route.error = 0, ""
+                if route.rings:
+                    self.clear(_key_of(route.channel))
+                route.failures, route.error, route.rings = 0, "", False
 
     # -- the spool -------------------------------------------------------------------------------------------------------
 
-    def _write(self, alarm: Alarm) -> None:
+    def _change(self, key: str, change: Callable[[Alarm | None], Alarm | None]) -> Alarm | None:
+        """The alarm after `change` (None: it stays as it is), on disk before anyone is called.
+
+        Desk and callers change alarms at the same time: each sees what the other has written, so that no acknowledgement is lost.
+        """
         with self._lock:
-            with self._spool.open("ab") as file:
-                file.write(msgspec.json.encode(alarm) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            self._alarms[alarm.key] = alarm
+            known = self._alarms.get(key)
+            alarm = change(known)
+            if alarm is None:
+                return known
+            try:
+                with self._spool.open("ab") as file:
+                    file.write(msgspec.json.encode(alarm) + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:  # a full disk must neither silence the bell nor keep a human from taking an alarm
+                self._log.error("alarm.spool_failed", key=key, error=str(error))
+            self._alarms[key] = alarm
+            return alarm
 
     def _read_spool(self) -> None:
         self._spool.parent.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ class Safety(Module[SafetyState]):
         envelope = turn.envelope
         if envelope is None or envelope.source.partition("@")[0] == self.name:
             return
-        self.desk.raise_alarm(event.key, event.severity, event.text, alarm_id=event.alarm_id, evidence=event.evidence, silent=True)
+        self.desk.raise_alarm(event.key, event.severity, event.text, alarm_id=event.alarm_id, evidence=event.evidence, carried=True)
 
     @answers(RequestGo)
     def request_go(self, command: RequestGo, turn: Turn[SafetyState], progress: Progress) -> dict[str, Any]:  # noqa: ARG002
@@ -149,7 +149,7 @@ class Safety(Module[SafetyState]):
 
     @answers(TestAlarm)
     def test_alarm(self, command: TestAlarm, turn: Turn[SafetyState], progress: Progress) -> dict[str, Any]:  # noqa: ARG002
-        """A nonce on every channel; fails when none but the log took it and there are others."""
+        """A nonce on every channel, and what became of it; fails when none delivered."""
         channels = self.desk.test()
         if not any(one["delivered"] for one in channels):
             raise Failed("no channel delivered", where="alarms", remedy="; ".join(f"{one['channel']}: {one['error']}" for one in channels))
