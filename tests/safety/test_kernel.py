@@ -12,7 +12,8 @@ import pytest
 
 from nightbell.contracts.errors import Refused
 from nightbell.contracts.records import Site
-from nightbell.contracts.states import Verdict
+from nightbell.contracts.states import Severity, Verdict
+from nightbell.devices.registry import open_device
 from nightbell.devices.settings import DeviceSettings
 from nightbell.safety.alarms import AlarmDesk, LogChannel
 from nightbell.safety.kernel import Kernel, Told
@@ -292,6 +293,66 @@ def test_a_stuck_shutter_is_ordered_again_and_calls_a_human(night: Night) -> Non
     until(lambda: any(alarm.key == "safety.stuck.dome" for alarm in night.desk.standing()), 15)
     night.simulator.post("fault", clear="dome")
     until(lambda: night.simulator.truth()["dome_closed"], TRAVEL_S + 6)
+
+
+def test_an_alarm_of_a_run_before_clears_when_its_evidence_is_gone(simulator: SimulatedObservatory, tmp_path: Path) -> None:
+    before = AlarmDesk(AlarmSettings(), tmp_path / "alarms.jsonl", (), utc=lambda: "2027-04-13T01:00:00Z")
+    before.start()
+    ours = ("safety.lease.telescope", "safety.stuck.dome", "safety.kernel")
+    for key in (*ours, "archive.stuck"):
+        before.raise_alarm(key, Severity.CRITICAL, "of the run before")
+    until(lambda: len(before.standing()) == 4, 5)
+    before.stop()
+    night = Night(simulator, tmp_path, quick_settings(simulator.port))
+    assert len(night.desk.standing()) == 4
+    night.start()
+    until(lambda: [alarm.key for alarm in night.desk.standing()] == ["archive.stuck"], 10)
+    night.stop()
+
+
+def test_a_driver_that_breaks_when_it_is_opened_still_gets_the_order_to_close(simulator: SimulatedObservatory, tmp_path: Path) -> None:
+    put(simulator, "openshutter")
+    until(lambda: simulator.truth()["shutter_state"] == 0, 10)
+    broken = threading.Event()
+
+    def breaks_once(kind: str, config: DeviceSettings, clock: object, *, name: str) -> object:
+        if "close" in name and not broken.is_set():
+            broken.set()
+            raise ValueError("the driver has a bug")
+        return open_device(kind, config, clock, name=name)
+
+    night = Night(simulator, tmp_path, quick_settings(simulator.port))
+    night.kernel = Kernel(
+        quick_settings(simulator.port),
+        SITE,
+        WorldClock(simulator),
+        night.desk,
+        home=tmp_path,
+        tell=night.told.append,
+        open_device=breaks_once,
+    )
+    night.start()
+    until(lambda: simulator.truth()["dome_closed"], TRAVEL_S + 6)
+    assert broken.is_set()
+    night.stop()
+
+
+def test_an_answer_that_cannot_be_true_is_unsafe_at_once(night: Night) -> None:
+    night.open()
+    night.simulator.post("fault", device="observingconditions", member="*", kind="wrong", value=-999.0)
+    until(lambda: night.verdict() is Verdict.UNSAFE, 5)
+    assert any("answered with an error" in reason for reason in night.kernel.report()["reasons"]), "not first when it is old"
+    until(lambda: night.simulator.truth()["dome_closed"], TRAVEL_S + 4)
+
+
+def test_a_telescope_that_was_started_again_after_the_clock_was_set_back_gets_its_lease(night: Night) -> None:
+    until(lambda: night.verdict() is Verdict.SAFE, 10)
+    night.kernel.renew_lease("telescope:1", 1_000_000)
+    night.kernel.renew_lease("telescope:2", 5)
+    with pytest.raises(Refused, match="has not grown"):
+        night.kernel.renew_lease("telescope:2", 5)
+    with pytest.raises(Refused, match="has not grown"):
+        night.kernel.renew_lease("telescope:1", 1_000_000)
 
 
 def test_a_dome_that_cannot_be_read_is_closed_through_the_other_connection(night: Night) -> None:

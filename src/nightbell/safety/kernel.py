@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from nightbell.contracts.errors import DeviceFault, NightbellError, Refused
+from nightbell.contracts.errors import DeviceFault, DeviceLied, NightbellError, Refused
 from nightbell.contracts.ids import uuid7
 from nightbell.contracts.instants import format_utc
 from nightbell.contracts.records import Evidence, Site
@@ -37,7 +37,7 @@ from nightbell.devices.registry import open_device
 from nightbell.safety.alarms import AlarmDesk
 from nightbell.safety.closing import Closing, Wish, next_step
 from nightbell.safety.evidence import Book, Kind, Lease, Reading, Report, Seen, World
-from nightbell.safety.rules import Decision, Memory, unknown_past, verdict
+from nightbell.safety.rules import Decision, Memory, hazards, unknown_past, verdict
 from nightbell.safety.settings import SafetySettings, kind_of, scaled
 from nightbell.safety.sun import sun_altitude_deg
 
@@ -50,6 +50,8 @@ LOOP_STALE_S = 3.0
 """Without a decision for so long nobody gets a GO or a lease: a loop that hangs protects nobody."""
 FASTEST_POLL_S = 0.4
 DISK_EVERY_S = 10.0
+HOLDERS = 16
+STUCK, LOOP_FAILED = "safety.stuck.dome", "safety.kernel"
 
 
 class Clock(Protocol):
@@ -105,6 +107,8 @@ class Kernel:
         self._dome_moves = threading.Event()
         self._lock = threading.Lock()
         self._lease: Lease | None = None
+        self._progress: dict[str, int] = {}
+        """By holder: a telescope that was started again counts anew, also when the clock was set back meanwhile."""
         self._gos: dict[str, _Go] = {}
         self._close_asked = ""
         self._close_asked_ns = 0
@@ -115,6 +119,11 @@ class Kernel:
         self._closing: Closing | None = None
         self._told: tuple[object, ...] = ()
         self._alarm_keys: set[str] = set()
+        self._hazards = frozenset(hazards(self.limits))
+        # Rung by a run before this: only evidence clears them too.
+        self._inherited = {alarm.key for alarm in alarms.standing() if alarm.key.startswith("safety.")}
+        self._is_stuck = STUCK in self._inherited
+        self._failed = LOOP_FAILED in self._inherited
         self._marks = _Marks.now(clock)
         self._began_ns = time.monotonic_ns()
         self._memory: Memory = unknown_past(self._began_ns, self.limits)
@@ -172,10 +181,13 @@ class Kernel:
         if decision.verdict is Verdict.UNSAFE:
             raise Refused("; ".join(decision.reasons), where="safety", remedy="Close the dome", code="unsafe")
         with self._lock:
-            lease = self._lease
-            if lease is not None and progress <= lease.progress:
+            before = self._progress.pop(holder, None)
+            self._progress[holder] = progress if before is None else max(progress, before)
+            while len(self._progress) > HOLDERS:
+                self._progress.pop(next(iter(self._progress)))
+            if before is not None and progress <= before:
                 raise Refused(
-                    f"progress {progress} of {holder} has not grown since {lease.progress} of {lease.holder}",
+                    f"progress {progress} of {holder} has not grown since {before}",
                     where="safety: progress",
                     remedy="Renew only when the night's loop has made a step",
                     code="no_progress",
@@ -291,8 +303,13 @@ class Kernel:
                 self._decide()
             except Exception as error:  # noqa: BLE001 - whatever broke here, the answer is a closed dome
                 self._orders.put((Wish.SEND, "the decision loop failed"))
-                self._alarms.raise_alarm("safety.kernel", Severity.CRITICAL, f"the decision loop failed, the dome is closed: {error!r}")
+                self._failed = True
+                self._alarms.raise_alarm(LOOP_FAILED, Severity.CRITICAL, f"the decision loop failed, the dome is closed: {error!r}")
                 self._log.exception("decision.failed")
+            else:
+                if self._failed:
+                    self._alarms.clear(LOOP_FAILED)
+                self._failed = False
             self._stop.wait(max(0.0, began + PERIOD_S - time.monotonic()))
 
     def _decide(self) -> None:
@@ -339,15 +356,16 @@ class Kernel:
     def _close_if(self, decision: Decision, dome: Seen, now_ns: int) -> None:
         unsafe = decision.verdict is Verdict.UNSAFE
         shutter = dome.readings.get("shutter")
-        before = self._closing
-        self._closing, wish = next_step(before, wanted=unsafe, shutter=shutter, now_ns=now_ns, limits=self.limits.closing)
+        self._closing, wish = next_step(self._closing, wanted=unsafe, shutter=shutter, now_ns=now_ns, limits=self.limits.closing)
         if wish is not Wish.NOTHING:
             self._orders.put((wish, decision.reasons[0]))
         closing = self._closing
         if closing is not None and closing.problem:
-            self._alarms.raise_alarm("safety.stuck.dome", Severity.CRITICAL, closing.problem)
-        elif before is not None and before.problem:
-            self._alarms.clear("safety.stuck.dome")
+            self._is_stuck = True
+            self._alarms.raise_alarm(STUCK, Severity.CRITICAL, closing.problem)
+        elif self._is_stuck and (closing is None or closing.verified_ns is not None):
+            self._is_stuck = False
+            self._alarms.clear(STUCK)
         if shutter is not None and shutter.value == "closed":
             with self._lock:  # asked, and read closed since: from here on only its hold time forbids opening
                 if shutter.stamped_ns > self._close_asked_ns:
@@ -358,9 +376,11 @@ class Kernel:
         for alert in decision.alarms:
             if alert.key not in self._alarm_keys:
                 self._alarms.raise_alarm(alert.key, alert.severity, alert.text, evidence={"reasons": list(decision.reasons)})
-        for key in self._alarm_keys - wanted:
+        standing = {f"safety.{key}" for key in decision.keys}
+        over = {key for key in self._inherited - wanted if key.split(".")[1] in self._hazards and key not in standing}
+        for key in (self._alarm_keys - wanted) | over:
             self._alarms.clear(key)
-        self._alarm_keys = wanted
+        self._alarm_keys, self._inherited = wanted, self._inherited - wanted - over
 
     def _tell_of(self, decision: Decision, previous: Decision | None, sources: Mapping[str, Seen]) -> None:
         shutter = sources["dome"].readings.get("shutter")
@@ -400,7 +420,7 @@ class Kernel:
                     opened = self._open_device(_DEVICE_KIND[kind], config, self._clock, name=f"safety {name}")
                     await opened.connect(deadline_s=config.deadline_s)
                 report = await self._ask(name, kind, opened, config.deadline_s)
-            except DeviceFault as error:
+            except (DeviceFault, DeviceLied) as error:  # it answered, and the answer is worth nothing: at once, not when it is old
                 report = Report(name, kind, asked_ns, fault=str(error))
             except NightbellError as error:
                 report = Report(name, kind, asked_ns, lost=str(error))
@@ -458,7 +478,11 @@ class Kernel:
 
     async def _close_for_ever(self) -> None:
         """Carry out orders, one at a time, on a connection that nothing else uses."""
-        dome: Any = await self._connected_dome()  # beforehand: the first order must not wait for it
+        dome: Any = None
+        try:
+            dome = await self._connected_dome()  # beforehand: the first order must not wait for it
+        except Exception as error:  # noqa: BLE001 - a driver that breaks now may close all the same when it is asked to
+            self._log.error("dome.not_connected", error=repr(error))
         while (order := await asyncio.to_thread(self._orders.get)) is not None:
             wish, why = order
             if wish is Wish.SECOND_PATH:
