@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from nightbell.cli.supervisor import Supervisor
 from nightbell.settings import load_installation
+
+# A property is true or not; how long a busy machine needs for an example (the first text builds its tables) says nothing about it.
+settings.register_profile("nightbell", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nightbell")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -382,7 +382,9 @@ values = st.fixed_dictionaries(
     },
 )
 shutters = st.sampled_from(["open", "closed", "opening", "closing", "error", None])
-spoils = st.sampled_from(["drop", "older", "future", "nan", "fault", "worse", "lease", "sun", "dome", "source"])
+OF_THE_STATION = ("drop", "older", "future", "nan", "fault", "worse", "frozen", "lost")
+OF_THE_REST = ("lease", "sun", "dome", "source", "monitor", "no monitor", "jump", "broker", "disk", "asked")
+spoils = st.sampled_from(OF_THE_STATION + OF_THE_REST)
 
 
 def spoil(world: World, how: str, quantity: str, by: float) -> World:
@@ -409,6 +411,18 @@ def spoil(world: World, how: str, quantity: str, by: float) -> World:
         case "worse" if quantity in WORSE and isinstance(reading.value, float):
             worse = Reading(reading.value + by * WORSE[quantity], reading.stamped_ns)
             station = replace(station, readings={**station.readings, quantity: worse})
+        case "frozen":
+            station = replace(station, same_since_ns=NOW - seconds(100 * by), same_n=max(station.same_n, round(10 * by)))
+        case "lost":
+            station = replace(station, lost="refused", answered_ns=(station.answered_ns or NOW) - seconds(10 * by))
+        case _:
+            return spoil_rest(world, how, by)
+    return replace(world, sources={**world.sources, "weather": station})
+
+
+def spoil_rest(world: World, how: str, by: float) -> World:
+    """The same, of what is not the weather station's."""
+    match how:
         case "lease":
             return replace(world, lease=None)
         case "sun":
@@ -417,7 +431,21 @@ def spoil(world: World, how: str, quantity: str, by: float) -> World:
             return replace(world, sources={**world.sources, "dome": Seen(source="dome", kind="dome", lost="gone")})
         case "source":
             return replace(world, sources={name: seen for name, seen in world.sources.items() if name != "weather"})
-    return replace(world, sources={**world.sources, "weather": station})
+        case "no monitor":
+            return replace(world, sources={name: seen for name, seen in world.sources.items() if name != "monitor"})
+        case "monitor":
+            said = Reading(False if by > 5 else None, NOW)
+            return replace(world, sources={**world.sources, "monitor": replace(world.sources["monitor"], readings={"is_safe": said})})
+        case "jump":
+            return replace(world, clock_jump_s=abs(world.clock_jump_s) + 10 * by)
+        case "broker":
+            away_ns = min(world.broker_lost_ns or NOW, NOW - seconds(10 * by))
+            return replace(world, broker_lost_ns=away_ns)
+        case "disk":
+            return replace(world, free_bytes=round((world.free_bytes or 0) * by / 10))
+        case "asked":
+            return replace(world, close_asked="somebody asks")
+    return world
 
 
 @settings(max_examples=400, deadline=None)
@@ -425,7 +453,7 @@ def spoil(world: World, how: str, quantity: str, by: float) -> World:
 def test_removing_an_input_or_making_it_worse_never_turns_unsafe_into_safe(
     spec: dict[str, object], shutter: str | None, lease_age_s: float | None, how: str, quantity: str, by: float, held: bool
 ) -> None:
-    limits = SafetySettings(devices={"dome": DeviceSettings(), "weather": DeviceSettings()})
+    limits = SafetySettings(devices={"dome": DeviceSettings(), "weather": DeviceSettings(), "monitor": DeviceSettings()})
     air = Air(limits)
     world = air.world(shutter=shutter, lease_age_s=lease_age_s, **spec)
     # With the memory of a bad time before, and without: neither may open the way.

@@ -256,8 +256,10 @@ class AlarmDesk:
         evidence: Mapping[str, Any] | None = None,
         carried: bool = False,
     ) -> None:
-        """Something needs a human. Raised again with the same key it stays one alarm. `carried`: another module said so; `tell` is
-        not called, and it is over when a human takes it."""
+        """Something needs a human. Raised again with the same key it stays one alarm.
+
+        `carried`: another module said so; `tell` is not called, and it is over when a human takes it.
+        """
         facts = dict(evidence or {})
         self._wishes.put(lambda: self._raise(key, severity, text, alarm_id, facts, carried=carried))
 
