@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import time
@@ -271,7 +272,7 @@ BROKEN: dict[str, bytes] = {
     "event: is missing": as_bytes(igwn(event=None)),
     "time_created: is missing": as_bytes(igwn(time_created=None)),
     "is not a time": as_bytes(igwn(time_created="yesterday")),
-    "event: 'x' is not a dict": as_bytes(igwn(event="x")),
+    "event: 'x' is not a table": as_bytes(igwn(event="x")),
     "is not a number from 0": as_bytes(igwn(event__classification={"BNS": 3})),
     "DOCTYPE": b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>',
     "DOCTYPE or": '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE a><a/>'.encode("utf-16"),
@@ -281,7 +282,7 @@ BROKEN: dict[str, bytes] = {
     "is in utf-7": b'<?xml version="1.0" encoding="utf-7"?><VOEvent/>',
     "elements": b"<VOEvent>" + b"<a/>" * 6000 + b"</VOEvent>",
     "not whole Avro": b"Obj\x01\x04\x14avro.codec\x08null\x16avro.schema" + b"\x40" + b'{"type":"record","name":"x"}'.ljust(32),
-    "ends inside its header": b"Obj\x01\x04",
+    "is cut off, or holds a number": b"Obj\x01\x04",
     "claims": b"Obj\x01\x02\xfe\xff\xff\xff\xff\x7f",
 }
 
@@ -367,3 +368,145 @@ def test_damaged_notices_are_read_or_refused_never_anything_else(kind: str, flip
 def test_a_field_of_any_type_is_read_or_refused(value: Any, name: str) -> None:
     refused = refusal_of(as_bytes(igwn(**{name: value})))
     assert refused is None or refused.what
+
+
+# -- what a hostile or odd sender may do ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["S２３０５１８h", "S٢٣٠٥١٨h", "MS２３０５１８h"])
+def test_digits_of_another_script_never_make_a_live_event(name: str) -> None:
+    assert parse_notice(as_bytes(igwn(superevent_id=name)), where="x").alert.drill
+
+
+@pytest.mark.parametrize("name", ["", "  ", "S270412a\n", "S270412a\0", "S" * 97])
+def test_a_name_that_cannot_be_the_subject_of_an_event_is_refused(name: str) -> None:
+    refused = refusal_of(as_bytes(igwn(superevent_id=name)))
+    assert refused is not None
+    assert "superevent_id" in refused.where
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0999-12-31T23:59:59Z"])
+def test_a_time_that_could_not_be_written_again_is_refused(text: str) -> None:
+    refused = refusal_of(as_bytes(igwn(time_created=text)))
+    assert refused is not None
+    assert "time_created" in refused.where
+
+
+def test_half_a_character_is_refused_because_nobody_could_write_it_again() -> None:
+    refused = refusal_of(as_bytes(igwn()).replace(b"gstlal", b"gst\\ud800lal"))
+    assert refused is not None
+    assert "surrogate" in refused.what
+    assert refusal_of(as_bytes(igwn()).replace(b"gstlal", b"gst\\ud83d\\ude00lal")) is None
+
+
+@pytest.mark.parametrize("name", ["event__classification", "event__properties", "external_coinc", "urls"])
+def test_open_tables_have_a_limit_because_they_ride_in_events(name: str) -> None:
+    refused = refusal_of(as_bytes(igwn(**{name: {f"k{i}": 0.0 for i in range(200)}})))
+    assert refused is not None
+    assert name.replace("__", ".") in refused.where
+
+
+def test_what_is_only_shown_of_a_coincidence_is_cut_to_size() -> None:
+    notice = parse_notice(as_bytes(igwn(external_coinc={"observatory": "Fermi", "note": "x" * 3_000_000, "deep": [[1]]})), where="x")
+    assert notice.alert.external is not None
+    assert set(notice.alert.external) == {"observatory", "note"}
+    assert len(notice.alert.external["note"]) == 256
+
+
+def test_a_packed_notice_is_read_wherever_it_comes_from() -> None:
+    plain = as_bytes(igwn())
+    assert parse_notice(gzip.compress(plain), where="x").alert == parse_notice(plain, where="x").alert
+    in_two_parts = gzip.compress(plain[:5000]) + gzip.compress(plain[5000:])
+    assert parse_notice(in_two_parts, where="x").alert == parse_notice(plain, where="x").alert
+
+
+def test_lvks_own_stream_without_a_superevent_is_broken_not_another_mission() -> None:
+    data = (
+        b'<VOEvent ivorn="ivo://gwnet/LVC#S270412a-2-Initial" role="observation"><Who><Date>2027-04-12T22:24:00</Date></Who>'
+        b'<What><Param name="AlertType" value="Initial"/></What></VOEvent>'
+    )
+    refused = refusal_of(data)
+    assert refused is not None
+    assert "GraceID" in refused.where
+
+
+def test_a_class_that_is_named_but_empty_is_unknown() -> None:
+    data = voevent(more='<Group type="Classification"><Param name="BNS" value=""/><Param name="BBH" value="1.0"/></Group>')
+    assert parse_notice(data, where="x").alert.classification == {"BBH": 1.0}
+
+
+RECORD = {
+    "type": "record",
+    "name": "Alert",
+    "fields": [
+        {"name": "superevent_id", "type": "string"},
+        {"name": "alert_type", "type": {"type": "enum", "name": "Kind", "symbols": ["RETRACTION", "INITIAL"]}},
+        {"name": "time_created", "type": "string"},
+        {"name": "again", "type": ["null", "Kind"]},
+    ],
+}
+ONE = {"superevent_id": "S270412a", "alert_type": "RETRACTION", "time_created": "2027-04-12T22:24:00Z", "again": "INITIAL"}
+
+
+def avro(schema: dict[str, Any], records: list[dict[str, Any]], codec: str = "null") -> bytes:
+    stream = io.BytesIO()
+    fastavro.writer(stream, fastavro.parse_schema(schema), records, codec=codec)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate"])
+def test_avro_is_read_by_the_schema_it_brings_packed_or_not(codec: str) -> None:
+    alert = parse_notice(avro(RECORD, [ONE], codec), where="x").alert
+    assert (alert.superevent_id, alert.kind) == ("S270412a", "retraction")
+
+
+def test_avro_with_more_than_one_record_is_refused_not_cut_to_the_first() -> None:
+    refused = refusal_of(avro(RECORD, [ONE, ONE]))
+    assert refused is not None
+    assert "one record" in refused.what
+
+
+def test_avro_that_is_cut_anywhere_is_refused() -> None:
+    whole = avro(RECORD, [ONE], "deflate")
+    for n in range(4, len(whole)):
+        assert refusal_of(whole[:n]) is not None, n
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        # A record of two nothings is nothing, also when it is named first and repeated later.
+        (
+            [
+                {
+                    "name": "a",
+                    "type": {
+                        "type": "array",
+                        "items": {"type": "record", "name": "E", "fields": [{"name": "p", "type": "null"}, {"name": "q", "type": "null"}]},
+                    },
+                }
+            ],
+            "empty",
+        ),
+        (
+            [
+                {"name": "a", "type": {"type": "record", "name": "E", "fields": [{"name": "p", "type": "null"}]}},
+                {"name": "b", "type": {"type": "array", "items": "E"}},
+            ],
+            "empty",
+        ),
+        # A type within itself: as deep as the sender likes.
+        ([{"name": "next", "type": ["null", "Alert"]}], "not known"),
+    ],
+)
+def test_avro_schemas_of_endless_nothings_or_endless_depth_are_refused(fields: list[Any], words: str) -> None:
+    schema = {"type": "record", "name": "Alert", "fields": fields}
+    head = {"avro.codec": b"null", "avro.schema": json.dumps(schema).encode()}
+    packed = b"".join(bytes([len(k) * 2]) + k.encode() + two_bytes(len(v)) + v for k, v in head.items())
+    refused = refusal_of(b"Obj\x01\x04" + packed + b"\0" + b"s" * 16 + b"\x02\x02\0" + b"s" * 16)
+    assert refused is not None
+    assert words in refused.what
+
+
+def two_bytes(n: int) -> bytes:
+    return bytes([(n << 1) & 127 | 128, n >> 6])

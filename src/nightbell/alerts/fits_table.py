@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nightbell.contracts.errors import BadInput
 
-__all__ = ["LARGEST_NOTICE_BYTES", "LARGEST_OPERATOR_BYTES", "Table", "gunzip", "read_table"]
+__all__ = ["LARGEST_NOTICE_BYTES", "LARGEST_OPERATOR_BYTES", "Table", "gunzip", "inflate", "read_table"]
 
 LARGEST_NOTICE_BYTES = 256 << 20
 """Unpacked size of a map that arrives in a notice."""
@@ -28,6 +28,7 @@ LARGEST_ROWS = 4_000_000
 LARGEST_ROWS_OPERATOR = 60_000_000
 LARGEST_HEADER_BLOCKS = 64
 LARGEST_REPEAT = 4096
+GZIP = b"\x1f\x8b"
 BLOCK = 2880
 CARD = 80
 
@@ -47,20 +48,30 @@ class Table:
 
 def gunzip(data: bytes, *, where: str, largest_bytes: int, largest_ratio: int | None = LARGEST_RATIO) -> bytes:
     """`data` unpacked when it is gzip, else `data` itself. Stops at the limits instead of filling the memory."""
-    if data[:2] != b"\x1f\x8b":
+    if data[:2] != GZIP:
         return data
+    return inflate(data, where=where, largest_bytes=largest_bytes, largest_ratio=largest_ratio)
+
+
+def inflate(data: bytes, *, where: str, largest_bytes: int, largest_ratio: int | None = LARGEST_RATIO, raw: bool = False) -> bytes:
+    """What zlib makes of `data`: gzip, or `raw` deflate without any head."""
     limit = largest_bytes if largest_ratio is None else min(largest_bytes, largest_ratio * len(data))
-    unpacker = zlib.decompressobj(31)
+    form = -15 if raw else 31
+    unpacker = zlib.decompressobj(form)
     parts: list[bytes] = []
     size, rest = 0, data
     try:
-        while rest and not unpacker.eof:
+        while rest:
             part = unpacker.decompress(rest, min(1 << 22, limit + 1 - size))
             rest = unpacker.unconsumed_tail
             size += len(part)
             parts.append(part)
             if size > limit:
                 raise BadInput(f"unpacks to more than {limit:,} bytes", where=where, remedy="Unpack it yourself and look at what it is")
+            if unpacker.eof:
+                if unpacker.unused_data[:2] != GZIP:
+                    break
+                rest, unpacker = unpacker.unused_data, zlib.decompressobj(form)  # files joined by cat are one file
     except zlib.error as error:
         raise BadInput(f"is not whole gzip data ({error})", where=where, remedy="Fetch the file again") from error
     if not unpacker.eof:

@@ -15,8 +15,8 @@ __all__ = ["LIVE_SUPEREVENT", "MODULE_NAME", "EventId", "SupereventId", "safe_na
 EventId = NewType("EventId", str)
 SupereventId = NewType("SupereventId", str)
 
-LIVE_SUPEREVENT = re.compile(r"S\d{6}[a-z]+")
-"""LVK's live form, to be used with `fullmatch`; MS..., TS..., G... are never live."""
+LIVE_SUPEREVENT = re.compile(r"S[0-9]{6}[a-z]{1,16}")
+"""LVK's live form, to be used with `fullmatch`; MS..., TS..., G... are never live. ASCII digits: `\\d` takes those of every script."""
 MODULE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}

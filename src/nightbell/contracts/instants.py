@@ -13,7 +13,9 @@ from nightbell.contracts.errors import BadInput
 __all__ = ["format_utc", "parse_utc"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9}))?)?(Z|[+-]\d\d:?\d\d| UTC)?")
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9}))?)?(Z|[+-]\d\d:?\d\d| UTC)?", re.ASCII)
+_EARLIEST, _LATEST = datetime(1000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+"""What is outside could not be written again: its year has not four digits, here or in UTC."""
 
 
 def format_utc(at_ns: int, *, digits: int = 3) -> str:
@@ -33,6 +35,8 @@ def parse_utc(text: str, *, where: str = "time") -> int:
             raise ValueError(text)
         day, clock, fraction, zone = match.groups()
         base = datetime.fromisoformat(f"{day}T{clock or '00:00:00'}{'+00:00' if zone in (None, 'Z', ' UTC') else zone}")
+        if not _EARLIEST <= base < _LATEST:
+            raise ValueError(text)
     except ValueError as error:
         raise BadInput(f"{text!r} is not a time", where=where, remedy="Give it as 2027-04-12T23:10:05.123Z") from error
     return round((base - _EPOCH).total_seconds()) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))

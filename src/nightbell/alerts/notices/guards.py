@@ -30,6 +30,7 @@ DEEPEST_XML = 64
 
 # Every alternative ends, also for an unterminated string, so that the scan stays linear on hostile text.
 _JSON_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPACE = re.compile(rb"\s+")
 _ENCODING = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 
@@ -60,7 +61,11 @@ def load_json(data: bytes, *, where: str) -> Any:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"is not UTF-8 text (byte {error.start})", where=where, remedy="Give the notice as it was sent") from error
+        raise BadInput(
+            f"is not UTF-8 text (byte {error.start}), and neither XML nor an Avro file",
+            where=where,
+            remedy="Give a notice as it was sent: VOEvent XML, igwn JSON or Avro",
+        ) from error
     if not text.strip():
         raise BadInput("is empty", where=where, remedy="Give a notice: VOEvent XML, igwn JSON or Avro")
     _check_depth(text, where)
@@ -87,13 +92,20 @@ def load_json(data: bytes, *, where: str) -> Any:
         raise BadInput(f"contains {name}", where=where, remedy="Unknown numbers are null in JSON")
 
     try:
-        return json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_constant=constant)
+        record = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_constant=constant)
+        if _SURROGATE.search(text):  # half a character: json reads it, nobody can write it again
+            json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            "contains half a character (a lone surrogate)", where=where, remedy="The notice is malformed; ask its sender"
+        ) from error
     except json.JSONDecodeError as error:
         raise BadInput(
             f"is not whole JSON: {error.msg} at line {error.lineno}, column {error.colno} of {len(text):,} characters",
             where=where,
             remedy="Fetch the notice again; it may be cut off",
         ) from error
+    return record
 
 
 def _check_depth(text: str, where: str) -> None:

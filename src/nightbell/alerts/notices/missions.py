@@ -10,7 +10,17 @@ import math
 from typing import Any
 
 from nightbell.alerts.notices.guards import decode_base64, shown
-from nightbell.alerts.notices.notice import Cone, Notice, facts, instant, number, probabilities, witnesses_of
+from nightbell.alerts.notices.notice import (
+    LONGEST_ID,
+    Cone,
+    Notice,
+    facts,
+    instant,
+    number,
+    probabilities,
+    superevent_of,
+    witnesses_of,
+)
 from nightbell.contracts.errors import BadInput
 from nightbell.contracts.records import Alert
 
@@ -52,6 +62,9 @@ def cone_of(
         raise BadInput(f"{stated} is no probability", where=f"{where}: containment_probability", remedy="Ask the sender")
     if not 0 < radius_deg <= 180:
         warnings.append(f"{where}: the error radius is {radius_deg:g} deg: no region can be made of it")
+        return None
+    if mission.lower() == "svom" and instrument.upper() == "GRM":
+        warnings.append(f"{where}: GRM does not localise: no region is made of its position")
         return None
     sigma = radius_deg / math.sqrt(-2 * math.log(1 - stated))
     if mission.lower() == "fermi" and "gbm" in instrument.lower() and not systematic_included:
@@ -97,7 +110,7 @@ def from_mission(record: dict[str, Any], *, raw: bytes, where: str) -> Notice:
         except BadInput as error:
             warnings.append(str(error))
     alert = Alert(
-        superevent_id=f"{mission}-{name}"[:96],
+        superevent_id=superevent_of(where, f"{mission}-{name}"[:LONGEST_ID], "id"),
         kind=(facts(where, record.get("alert_type"), "alert_type") or "initial").lower(),
         mission=mission,
         drill=witnesses.drill,

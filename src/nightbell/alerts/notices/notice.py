@@ -15,11 +15,28 @@ from nightbell.contracts.ids import LIVE_SUPEREVENT
 from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.contracts.records import Alert
 
-__all__ = ["Cone", "Notice", "Witnesses", "facts", "instant", "number", "probabilities", "witnesses_of"]
+__all__ = [
+    "LONGEST_ID",
+    "Cone",
+    "Notice",
+    "Witnesses",
+    "check_entries",
+    "facts",
+    "instant",
+    "number",
+    "open_table",
+    "probabilities",
+    "superevent_of",
+    "witnesses_of",
+]
 
-_DRILL_ID = re.compile(r"(MS|TS)\d{6}[a-z]+|[MT]\d{5,}")
-_ARCHIVE_ID = re.compile(r"G\d{5,}")
+_DRILL_ID = re.compile(r"(MS|TS)[0-9]{6}[a-z]+|[MT][0-9]{5,}")
+_ARCHIVE_ID = re.compile(r"G[0-9]{5,}")
 LONGEST_TEXT = 256
+LONGEST_ID = 96
+MOST_ENTRIES = 64
+"""Of an open table. What a notice says rides in an event, and an event has a limit."""
+_KINDS = {str: "text", list: "a list", dict: "a table", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -108,16 +125,28 @@ def witnesses_of(
 
 
 def facts(where: str, value: Any, name: str, *, kind: type = str, needed: bool = False) -> Any:
-    """`value` checked to be of `kind` (or absent); text is cut at 256 characters."""
-    if value is None:
+    """`value` checked to be of `kind` (or absent); text is cut at 256 characters. What is `needed` may not be empty either."""
+    if value is None or (needed and value == ""):
         if needed:
             raise BadInput("is missing", where=f"{where}: {name}", remedy="The notice is not complete; ask its sender")
         return None
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise BadInput(
-            f"{shown(value)!r} is not a {kind.__name__}", where=f"{where}: {name}", remedy="The notice is malformed; ask its sender"
+            f"{shown(value)!r} is not {_KINDS[kind]}", where=f"{where}: {name}", remedy="The notice is malformed; ask its sender"
         )
     return value[:LONGEST_TEXT] if isinstance(value, str) else value
+
+
+def superevent_of(where: str, value: Any, name: str) -> str:
+    """The name of a superevent: it becomes the subject of events and part of file names."""
+    text: str = facts(where, value, name, needed=True)
+    if not text.strip() or len(text) > LONGEST_ID or not text.isprintable():
+        raise BadInput(
+            f"{shown(text)!r} is no name of an event (1 to {LONGEST_ID} printable characters)",
+            where=f"{where}: {name}",
+            remedy="The notice is malformed; ask its sender",
+        )
+    return text
 
 
 def number(where: str, value: Any, name: str, *, low: float = -1e300, high: float = 1e300) -> float | None:
@@ -142,12 +171,30 @@ def instant(where: str, value: Any, name: str) -> str | None:
     return format_utc(at_ns // 1_000_000 * 1_000_000, digits=3)
 
 
+def check_entries(where: str, table: dict[str, Any], name: str) -> None:
+    """Refuse an open table of more entries than any notice has."""
+    if len(table) > MOST_ENTRIES:
+        raise BadInput(
+            f"has {len(table):,} entries, more than {MOST_ENTRIES}",
+            where=f"{where}: {name}",
+            remedy="The notice is malformed; ask its sender",
+        )
+
+
+def open_table(where: str, table: dict[str, Any], name: str) -> dict[str, Any]:
+    """A table of a notice that is only shown: its plain values, text cut, what is nested left out."""
+    check_entries(where, table, name)
+    plain = {str(key)[:64]: value for key, value in table.items() if value is None or isinstance(value, str | bool | int | float)}
+    return {key: value[:LONGEST_TEXT] if isinstance(value, str) else value for key, value in plain.items()}
+
+
 def probabilities(where: str, value: Any, name: str) -> dict[str, float]:
     """A map of names to probabilities; absent is empty."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise BadInput(f"{shown(value)!r} is no table", where=f"{where}: {name}", remedy="The notice is malformed; ask its sender")
+    check_entries(where, value, name)
     made: dict[str, float] = {}
     for key, one in value.items():
         probability = number(where, one, f"{name}.{shown(key, 40)}", low=0, high=1 + 1e-6)

@@ -20,12 +20,12 @@ _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 def read_notice(path: str | Path) -> Notice:
     """The notice in a file (VOEvent XML, igwn JSON, Avro, GCN-schema JSON; gzip too). Raises `BadInput` naming file and field."""
     file = Path(path)
-    data = gunzip(read_bytes(file), where=str(file), largest_bytes=LARGEST_FILE_BYTES)
-    return parse_notice(data, where=str(file))
+    return parse_notice(read_bytes(file), where=str(file))
 
 
 def parse_notice(data: bytes, *, where: str) -> Notice:
-    """The notice in `data`; `where` names its origin in messages."""
+    """The notice in `data`, packed with gzip or not; `where` names its origin in messages."""
+    data = gunzip(data, where=where, largest_bytes=LARGEST_FILE_BYTES)
     start = data[:64]
     for mark in _BYTE_ORDER_MARKS:
         start = start.removeprefix(mark)
@@ -35,7 +35,8 @@ def parse_notice(data: bytes, *, where: str) -> Notice:
         return from_voevent(data, where=where)
     record = load_json(data, where=where)
     if not isinstance(record, dict):
-        raise BadInput(f"is a JSON {type(record).__name__}, not an object", where=where, remedy="Give one notice per file")
+        found = "a list" if isinstance(record, list) else shown(record, 20)
+        raise BadInput(f"is {found}, not an object", where=where, remedy="Give one notice per file")
     if "superevent_id" in record or ("alert_type" in record and "event" in record):
         return from_record(record, transport="igwn-json", raw=data, where=where)
     if "gcn/notices" in str(record.get("$schema", "")):

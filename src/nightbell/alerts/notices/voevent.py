@@ -9,7 +9,7 @@ from typing import Any
 
 from nightbell.alerts.notices.guards import parse_xml, shown
 from nightbell.alerts.notices.missions import cone_of
-from nightbell.alerts.notices.notice import Notice, instant, witnesses_of
+from nightbell.alerts.notices.notice import LONGEST_ID, Notice, check_entries, instant, open_table, superevent_of, witnesses_of
 from nightbell.contracts.errors import BadInput
 from nightbell.contracts.records import Alert
 
@@ -65,9 +65,12 @@ class _Params:
 
     def probabilities(self, group: str) -> dict[str, float]:
         made: dict[str, float] = {}
+        check_entries(self.where, self.groups.get(group, {}), group)
         for name in self.groups.get(group, {}):
             value = self.real(name, self.groups[group])
-            if value is None or not 0 <= value <= 1 + 1e-6:
+            if value is None:  # named, but left empty: unknown
+                continue
+            if not 0 <= value <= 1 + 1e-6:
                 raise BadInput(f"{value} is no probability", where=f"{self.where}: {group}.{name}", remedy="Ask the sender")
             made[name] = min(value, 1.0)
         return made
@@ -111,7 +114,8 @@ def from_voevent(data: bytes, *, where: str) -> Notice:
     when = instant(where, _words(root, "WhereWhen", "ISOTime"), "WhereWhen/ISOTime")
     serial_text = params.text("Pkt_Ser_Num") or ""
     common = {"created_utc": created, "time_utc": when}
-    build = _lvk if params.text("GraceID") else _mission
+    # The GraceID makes it LVK's; LVK's own stream without one is a broken notice, not one of an unknown mission.
+    build = _lvk if params.text("GraceID") or ivorn.lower().startswith("ivo://gwnet/") else _mission
     notice = build(root, params, role, ivorn, common, where)
     return Notice(
         alert=notice.alert,
@@ -127,7 +131,7 @@ def from_voevent(data: bytes, *, where: str) -> Notice:
 
 
 def _lvk(root: Any, params: _Params, role: str, ivorn: str, common: dict[str, Any], where: str) -> Notice:  # noqa: ARG001
-    superevent_id = params.text("GraceID") or ""
+    superevent_id = superevent_of(where, params.text("GraceID"), "GraceID")
     kind = (params.text("AlertType") or _PACKETS.get(params.text("Packet_Type") or "", "unknown")).lower()
     kind = {"earlywarning": "early_warning"}.get(kind, kind)
     if params.flag("Retraction"):
@@ -164,7 +168,7 @@ def _lvk(root: Any, params: _Params, role: str, ivorn: str, common: dict[str, An
         classification=params.probabilities("Classification"),
         properties=properties,
         skymap_url=url,
-        external=external or None,
+        external=open_table(where, external, "External Coincidence") or None,
         urls={"gracedb": page} if page else {},
     )
     return Notice(alert=alert, transport="voevent", witnesses=witnesses, sha256="")
@@ -185,7 +189,7 @@ def _mission(root: Any, params: _Params, role: str, ivorn: str, common: dict[str
         far /= SECONDS_PER_YEAR
     warnings: list[str] = []
     alert = Alert(
-        superevent_id=f"{mission}-{trigger}",
+        superevent_id=superevent_of(where, f"{mission}-{trigger}"[:LONGEST_ID], "ivorn"),
         kind="retraction" if retracted else label.lower(),
         mission=mission,
         drill=witnesses.drill,
