@@ -64,6 +64,11 @@ def test_every_rule_is_evaluated_and_shows_value_and_limit() -> None:
         ('[[rule]]\nname = "a"\naction = "follow"\nwhen = { far = "<" }' + DEFAULT, "'<' is no comparison"),
         ('[[rule]]\nname = "a"\naction = "follow"\npriority = 300\nwhen = { kind = "x" }' + DEFAULT, "outside 0 to 100"),
         ('[[rule]]\naction = "follow"\nwhen = { kind = "x" }' + DEFAULT, "has no name"),
+        ('[[rule]]\nname = "a"\naction = "follow"\nwhen = { a90_deg2 = "2000" }' + DEFAULT, "'2000' is no comparison"),
+        ('[[rule]]\nname = "a"\naction = "follow"\nwhen = { "p.BNS" = ["x"] }' + DEFAULT, "is no comparison"),
+        ('[[rule]]\nname = "a"\naction = "follow"\nwhen = { significant = "true" }' + DEFAULT, "neither true nor false"),
+        ('[[rule]]\nname = "a"\naction = "follow"\nwhen = { search = "!=MDC" }' + DEFAULT, "compares text"),
+        ("rule = [1]", r"\[\[rule\]\] tables"),
         ("[[rule]", "not TOML"),
         ("x = 1", r"\[\[rule\]\] tables"),
     ],
@@ -115,3 +120,10 @@ def test_operands_hold_no_unknown_values() -> None:
     assert "far" not in operands
     assert operands["n_detectors"] == 2
     assert operands["p.BNS"] == 0.9
+
+
+def test_a_policy_knows_which_values_its_rules_ask_for() -> None:
+    text = '[[rule]]\nname = "a"\naction = "follow"\nwhen = { any = [{ in_catalogue = ">0.3" }] }' + DEFAULT
+    policy = read_policy(text, where="policy.toml")
+    assert policy.asks("in_catalogue")
+    assert not policy.asks("age_h")

@@ -17,7 +17,7 @@ from nightbell.alerts.notices.notice import Notice
 from nightbell.alerts.policy import Decision, Policy, operands_of
 from nightbell.alerts.ranking import as_json, rank_galaxies
 from nightbell.alerts.skymap import SkyMap, parse_skymap, read_skymap
-from nightbell.alerts.tiles import tile_map
+from nightbell.alerts.tiles import smallest_field_deg, tile_map
 from nightbell.contracts.errors import BadInput, NightbellError
 from nightbell.contracts.instants import parse_utc
 from nightbell.contracts.records import Alert
@@ -58,6 +58,8 @@ def skymap_of(notice: Notice, skymap_file: Path | None = None, *, where: str) ->
             except BadInput as error:
                 broken = error
                 warnings.append(str(error))
+                if data is notice.combined_skymap:
+                    notice = replace(notice, combined_skymap=None)  # whoever stores "the map" must not store this one
         if sky is None and broken is not None:
             raise broken
         if sky is None and notice.cone is not None:
@@ -109,9 +111,11 @@ def as_alert_json(alert: Alert, sky: Any = None) -> dict[str, Any]:
     return made
 
 
-def explain(notice: Notice, policy: Policy, *, sky: Any = None, now_ns: int | None = None) -> dict[str, Any]:
+def explain(
+    notice: Notice, policy: Policy, *, sky: Any = None, now_ns: int | None = None, in_catalogue: float | None = None
+) -> dict[str, Any]:
     """As `alert explain --json` prints it."""
-    judgement = judge(notice, policy, sky=sky, now_ns=now_ns)
+    judgement = judge(notice, policy, sky=sky, now_ns=now_ns, in_catalogue=in_catalogue)
     return {
         "superevent_id": notice.alert.superevent_id,
         "kind": notice.alert.kind,
@@ -169,9 +173,8 @@ def rank(
     warnings += ranking.warnings
     tiles: list[dict[str, float]] = []
     if ranking.beyond_catalog:
-        fields_deg = [one.field_deg for one in (observatories or {}).values()]
         with watch.step("tiles"):
-            tiles = [tile.as_dict() for tile in tile_map(sky, field_deg=max(fields_deg, default=2.0))]
+            tiles = [tile.as_dict() for tile in tile_map(sky, field_deg=smallest_field_deg((observatories or {}).values()))]
         at_half = ranking.completeness["at_50"]
         warnings.append(
             f"beyond the catalogue: the host is in it with a probability of {1 - ranking.not_in_catalog:.3f}"

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,18 +100,22 @@ class NoticeJournal:
             self._by_key.setdefault(digest, number)
             return number, True
 
-    def after(self, number: int) -> Iterator[Entry]:
-        """Entries newer than `number`, oldest first."""
-        for one in sorted(n for n in list(self._files) if n > number):
-            yield self.read(one)
+    def after(self, number: int) -> list[int]:
+        """Numbers of the entries newer than `number`, oldest first."""
+        return sorted(n for n in list(self._files) if n > number)
 
     def read(self, number: int) -> Entry:
-        """One entry."""
+        """One entry. Raises `Failed` when it is no longer as it was written."""
         path = self._files[number]
-        head, _, raw = path.read_bytes().partition(b"\n")
         match = _NAME.fullmatch(path.name)
         assert match is not None
-        return Entry(number, match[2], json.loads(head), raw)
+        try:
+            head, _, raw = path.read_bytes().partition(b"\n")
+            return Entry(number, match[2], dict(json.loads(head)), raw)
+        except (OSError, ValueError, TypeError) as error:
+            raise Failed(
+                f"cannot be read again ({error})", where=str(path), remedy="Submit the notice anew: nightbell alert submit"
+            ) from error
 
 
 def _sync_folder(folder: Path) -> None:

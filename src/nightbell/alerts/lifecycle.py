@@ -20,11 +20,12 @@ from nightbell.contracts.instants import parse_utc
 from nightbell.contracts.records import Alert
 from nightbell.contracts.states import AlertState
 
-__all__ = ["TABLE", "Action", "Known", "Seen", "Step", "What", "classify", "expire", "step"]
+__all__ = ["TABLE", "Action", "Known", "Seen", "Step", "What", "classify", "expire", "forgettable", "step"]
 
 HOUR_NS = 3_600_000_000_000
 DAY_NS = 24 * HOUR_NS
 _KIND_RANK = {"early_warning": 0, "preliminary": 1, "initial": 2, "update": 3, "retraction": 4}
+FORGOTTEN_NS = 90 * DAY_NS
 REMEMBERED = 64
 """Identities of notices kept per superevent, to know duplicates by."""
 
@@ -205,6 +206,11 @@ def step(known: Known, seen: Seen, *, now_ns: int) -> tuple[Known, tuple[Action,
         since_ns=now_ns if row.to is not known.state or not known.since_ns else known.since_ns,
     )
     return after, row.actions, what
+
+
+def forgettable(known: Known, *, now_ns: int) -> bool:
+    """Whether nothing more can follow: over for 90 days. The mock events of a year would otherwise be carried for ever."""
+    return known.state in (R, X) and now_ns - known.since_ns > FORGOTTEN_NS
 
 
 def expire(known: Known, *, now_ns: int) -> tuple[Known, tuple[Action, ...]] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 import msgspec
 
 from nightbell.alerts.catalog import open_catalog
-from nightbell.alerts.journal import Entry, NoticeJournal
-from nightbell.alerts.lifecycle import Known
-from nightbell.alerts.notices.guards import read_bytes
+from nightbell.alerts.journal import NoticeJournal
+from nightbell.alerts.lifecycle import Known, forgettable
+from nightbell.alerts.notices.guards import read_bytes, shown
 from nightbell.alerts.notices.reading import parse_notice
 from nightbell.alerts.policy import load_policy, shipped_policy
 from nightbell.alerts.robot import Outcome, Robot, known_key
@@ -37,6 +38,7 @@ __all__ = ["Alerts", "AlertsState", "run"]
 
 SUBMIT_S = 60.0
 AGE_CHECK_S = 60.0
+RETRY_S = 5.0
 
 
 class AlertsState(msgspec.Struct):
@@ -101,7 +103,17 @@ class Alerts(Module[AlertsState]):
         if settings.kafka.topics:
             folder = self.installation.folder
             made.append(("kafka", lambda: follow_kafka(settings.kafka, folder, self._taker("kafka"), self.stopping, self._say)))
-        return [threading.Thread(target=run_source, name=name, daemon=True) for name, run_source in made]
+        return [threading.Thread(target=self._keep_running, args=one, name=one[0], daemon=True) for one in made]
+
+    def _keep_running(self, name: str, run_source: Callable[[], None]) -> None:
+        """A source that fails in a way it does not know itself begins again: a thread that ends quietly would be a deaf robot."""
+        while not self.stopping.is_set():
+            try:
+                run_source()
+            except Exception as error:
+                self.log.exception("source.failed", source=name)
+                self._say(f"alerts.{name}", f"the source {name} failed: {error}; it begins again in {RETRY_S:.0f} s")
+                self.stopping.wait(RETRY_S)
 
     def _taker(self, source: str) -> Callable[..., tuple[int, bool]]:
         def take(raw: bytes, **about: Any) -> tuple[int, bool]:
@@ -113,8 +125,11 @@ class Alerts(Module[AlertsState]):
 
     def _say(self, key: str, text: str) -> None:
         self.log.warning("source.troubled", key=key, text=text)
-        with self.turn() as turn:
-            turn.raise_alarm(key, Severity.WARNING, text)
+        try:
+            with self.turn() as turn:
+                turn.raise_alarm(key, Severity.WARNING, shown(text, 1000))
+        except Exception:  # the trouble may be the very disk on which the alarm is written first
+            self.log.exception("alarm.not_said", key=key)
 
     # -- work -----------------------------------------------------------------------------------------------------------
 
@@ -122,48 +137,60 @@ class Alerts(Module[AlertsState]):
         checked_ns = 0
         while not self.stopping.is_set():
             self._wake.clear()
-            with self.turn() as turn:
-                processed = turn.state.processed
-            for entry in self.journal.after(processed):
-                self._work(entry)
-                if self.stopping.is_set():
-                    return
-            now_ns = self.clock.now_ns()
-            if now_ns - checked_ns > AGE_CHECK_S * 1e9:
-                checked_ns = now_ns
-                self._expire(now_ns)
+            try:
+                with self.turn() as turn:
+                    processed = turn.state.processed
+                for number in self.journal.after(processed):
+                    self._work(number)
+                    if self.stopping.is_set():
+                        return
+                now_ns = self.clock.now_ns()
+                if now_ns - checked_ns > AGE_CHECK_S * 1e9:
+                    checked_ns = now_ns
+                    self._expire(now_ns)
+            except Exception as error:
+                # Disk or database: the notice is not to blame, and waits in the journal.
+                self.log.exception("notices.stuck")
+                self._say("alerts.stuck", f"notices wait: {type(error).__name__}: {error}; trying again every {RETRY_S:.0f} s")
+                self.stopping.wait(RETRY_S)
+                continue
             self._wake.wait(1.0)
 
-    def _work(self, entry: Entry) -> None:
+    def _work(self, number: int) -> None:
         """One notice, whole or refused; its place in the journal is passed either way."""
-        waiting = self._waiting.pop(entry.number, None)
         now_ns = self.clock.now_ns()
+        where = f"notice {number}"
         try:
+            entry = self.journal.read(number)
+            where = entry.where
             reading = self.robot.read(entry, now_ns=now_ns)
             key = known_key(reading.notice.alert.superevent_id, drill=reading.notice.alert.drill)
             with self.turn() as turn:
                 known = turn.state.superevents.get(key)
             outcome = self.robot.decide(reading, known, now_ns=now_ns)
+            with self.turn() as turn:
+                self._commit(turn, key, outcome)
+                turn.state.processed = number
+        except (OSError, sqlite3.Error):
+            raise
         except Exception as error:  # noqa: BLE001  # one notice of a stream must not stop the next; it is kept with its error
-            self._refuse(entry, error, waiting)
+            self._refuse(number, where, error)
             return
-        with self.turn() as turn:
-            self._commit(turn, key, outcome)
-            turn.state.processed = entry.number
-        answer = {"notice": entry.number, **outcome.as_answer()}
+        answer = {"notice": number, **outcome.as_answer()}
         self._last_answer = answer
         self.log.info("notice.read", source=entry.about.get("source"), **answer)
-        if waiting is not None:
+        if (waiting := self._waiting.pop(number, None)) is not None:
             waiting.set_result(answer)
 
-    def _refuse(self, entry: Entry, error: Exception, waiting: concurrent.futures.Future[dict[str, Any]] | None) -> None:
-        known = error if isinstance(error, NightbellError) else Failed(str(error), where=f"{entry.where}: {type(error).__name__}")
-        self.log.error("notice.refused", number=entry.number, source=entry.about.get("source"), error=str(known), exc_info=error)
+    def _refuse(self, number: int, where: str, error: Exception) -> None:
+        known = error if isinstance(error, NightbellError) else Failed(str(error), where=f"{where}: {type(error).__name__}")
+        self.log.error("notice.refused", number=number, where=where, error=str(known), exc_info=error)
+        text = f"{shown(known, 1000)}. It is kept in {self.home / 'notices'}"
         with self.turn() as turn:
-            turn.state.processed = entry.number
+            turn.state.processed = number
             turn.state.n_refused += 1
-            turn.raise_alarm("alerts.refused", Severity.WARNING, f"{known}. It is kept in {self.home / 'notices'}", number=entry.number)
-        if waiting is not None:
+            turn.raise_alarm("alerts.refused", Severity.WARNING, text, number=number)
+        if (waiting := self._waiting.pop(number, None)) is not None:
             waiting.set_exception(known)
 
     def _commit(self, turn: Turn[AlertsState], key: str, outcome: Outcome) -> None:
@@ -177,7 +204,7 @@ class Alerts(Module[AlertsState]):
                 known = msgspec.structs.replace(known, root_id=identity)
         turn.state.superevents[key] = known
         for alarm, text in outcome.alarms:
-            turn.raise_alarm(alarm, Severity.INFO, text)
+            turn.raise_alarm(alarm, Severity.INFO, shown(text, 1000))
 
     def _expire(self, now_ns: int) -> None:
         with self.turn() as turn:
@@ -185,6 +212,8 @@ class Alerts(Module[AlertsState]):
                 outcome = self.robot.grow_old(known, now_ns=now_ns)
                 if outcome is not None:
                     self._commit(turn, key, outcome)
+                elif forgettable(known, now_ns=now_ns):
+                    del turn.state.superevents[key]
 
     # -- commands -------------------------------------------------------------------------------------------------------
 

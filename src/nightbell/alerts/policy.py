@@ -28,17 +28,10 @@ __all__ = ["Clause", "Decision", "Policy", "RuleVerdict", "load_policy", "operan
 Truth = Literal["true", "false", "unknown"]
 
 ACTIONS = ("follow", "watch", "ignore")
-OPERANDS = frozenset(
+NUMBERS = frozenset(
     [
-        "mission",
-        "kind",
-        "significant",
         "far",
         "far_per_year",
-        "group",
-        "pipeline",
-        "search",
-        "instruments",
         "n_detectors",
         "mchirp_source",
         "a50_deg2",
@@ -47,12 +40,14 @@ OPERANDS = frozenset(
         "dist_std",
         "distance_quantile_5",
         "in_catalogue",
-        "coinc.observatory",
         "age_h",
-        "drill",
     ]
 )
+TRUTHS = frozenset(["significant", "drill"])
+WORDS = frozenset(["mission", "kind", "group", "pipeline", "search", "instruments", "coinc.observatory"])
+OPERANDS = NUMBERS | TRUTHS | WORDS
 _FAMILIES = ("p.", "has.")
+"""Probabilities of classes and properties: numbers too."""
 _COMPARISON = re.compile(r"(<=|>=|<|>|=|!=)\s*(-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)")
 SECONDS_PER_YEAR = 365.25 * 86400
 
@@ -115,6 +110,10 @@ class Policy:
 
     rules: tuple[_Rule, ...]
     source: str = ""
+
+    def asks(self, operand: str) -> bool:
+        """Whether any rule needs this value: some cost a computation."""
+        return any(operand in when or any(operand in one for one in when.get("any", ())) for when in (rule.when for rule in self.rules))
 
     def decide(self, operands: Mapping[str, Any]) -> Decision:
         """The first rule that applies; every rule's verdict."""
@@ -239,6 +238,8 @@ def load_policy(path: Path) -> Policy:
         raise Missing(
             f"cannot be read ({error.strerror})", where=str(path), remedy="Name a policy file, for instance conf/demo/policy.toml"
         ) from error
+    except UnicodeDecodeError as error:
+        raise BadInput("is not UTF-8 text", where=str(path), remedy="Save it as UTF-8") from error
     return read_policy(text, where=str(path))
 
 
@@ -256,7 +257,7 @@ def read_policy(text: str, *, where: str) -> Policy:
     mistakes: list[NightbellError] = []
     rules: list[_Rule] = []
     entries = table.get("rule")
-    if not isinstance(entries, list) or not entries or set(table) != {"rule"}:
+    if not isinstance(entries, list) or not entries or set(table) != {"rule"} or not all(isinstance(one, dict) for one in entries):
         raise BadInput("must hold [[rule]] tables and nothing else", where=where, remedy="Begin each rule with [[rule]]")
     for i, entry in enumerate(entries):
         name = entry.get("name")
@@ -293,6 +294,12 @@ def _unknown(key: str, known: Any, place: str) -> BadInput:
     )
 
 
+def _is_comparison(wanted: Any) -> bool:
+    if isinstance(wanted, str):
+        return _COMPARISON.fullmatch(wanted.strip()) is not None
+    return isinstance(wanted, int | float) and not isinstance(wanted, bool)
+
+
 def _wrong_conditions(when: Any, place: str) -> list[NightbellError]:
     if not isinstance(when, dict):
         return [BadInput("is no table", where=f"{place}: when", remedy="Write when = { operand = value }")]
@@ -304,10 +311,19 @@ def _wrong_conditions(when: Any, place: str) -> list[NightbellError]:
             else:
                 found.extend(mistake for one in wanted for mistake in _wrong_conditions(one, place) if one is not when)
             continue
+        parts = wanted if isinstance(wanted, list) else [wanted]
         if operand not in OPERANDS and not (operand.startswith(_FAMILIES) and len(operand.partition(".")[2]) > 0):
             found.append(_unknown(operand, OPERANDS | {"p.CLASS", "has.PROPERTY"}, place))
-        elif isinstance(wanted, str) and wanted[:1] in "<>=!" and _COMPARISON.fullmatch(wanted.strip()) is None:
-            found.append(BadInput(f"{wanted!r} is no comparison", where=f"{place}: {operand}", remedy="Write for instance <2000 or >=0.2"))
+        elif operand in TRUTHS and not all(isinstance(one, bool) for one in parts):
+            found.append(
+                BadInput(f"{wanted!r} is neither true nor false", where=f"{place}: {operand}", remedy="Write true or false, without quotes")
+            )
+        elif operand not in TRUTHS | WORDS and not all(_is_comparison(one) for one in parts):
+            found.append(
+                BadInput(f"{wanted!r} is no comparison", where=f"{place}: {operand}", remedy='Write for instance "<2000" or ">=0.2"')
+            )
+        elif any(isinstance(one, str) and one[:1] in "<>=!" for one in parts) and operand in WORDS:
+            found.append(BadInput(f"{wanted!r} compares text", where=f"{place}: {operand}", remedy="Write the word, or a list of words"))
         elif not isinstance(wanted, str | bool | int | float | list):
             found.append(BadInput(f"{wanted!r} is no condition", where=f"{place}: {operand}", remedy="Use text, a number, true, or a list"))
     return found

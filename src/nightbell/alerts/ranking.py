@@ -22,7 +22,7 @@ from scipy.special import ndtr
 from nightbell.alerts.catalog import SHELL_MPC, Catalog, Weight
 from nightbell.alerts.skymap import SkyMap
 
-__all__ = ["BEYOND_BELOW", "RankedGalaxy", "Ranking", "rank_galaxies"]
+__all__ = ["BEYOND_BELOW", "RankedGalaxy", "Ranking", "probability_in_catalog", "rank_galaxies"]
 
 Array = NDArray[np.float64]
 IGNORED_PROBABILITY = 1e-6
@@ -111,6 +111,13 @@ def rank_galaxies(
     )
     far = d50_mpc is not None and d50_mpc > BEYOND_MPC
     return Ranking(galaxies, 1.0 - held, held < BEYOND_BELOW or far, int((product > 0).sum()), at_distances, tuple(warnings))
+
+
+def probability_in_catalog(
+    sky: SkyMap, catalog: Catalog, *, weight: Weight = "K", range_2d_mpc: tuple[float, float] = RANGE_2D_MPC
+) -> float:
+    """C of the top of this file: how probable it is that the host is one of the catalogue's galaxies."""
+    return _held(sky, catalog, weight, range_2d_mpc, [])[0]
 
 
 def _candidates(sky: SkyMap, catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -24,11 +24,11 @@ from nightbell.alerts.notices.guards import shown
 from nightbell.alerts.notices.notice import Notice
 from nightbell.alerts.notices.reading import parse_notice
 from nightbell.alerts.policy import Policy
-from nightbell.alerts.ranking import rank_galaxies
+from nightbell.alerts.ranking import probability_in_catalog, rank_galaxies
 from nightbell.alerts.settings import ObservatorySettings
 from nightbell.alerts.skymap import SkyMap
 from nightbell.alerts.targets import targets_of
-from nightbell.alerts.tiles import tile_map
+from nightbell.alerts.tiles import smallest_field_deg, tile_map
 from nightbell.contracts.errors import NightbellError
 from nightbell.contracts.events import (
     AlertDrilled,
@@ -125,7 +125,10 @@ class Robot:
             sky, notice = skymap_of(notice, Path(skymap) if skymap else None, where=where)
         except NightbellError as error:
             notice = replace(notice, warnings=(*notice.warnings, str(error)))
-        return Reading(notice, sky, judge(notice, self.policy, sky=sky, now_ns=now_ns), entry)
+        in_catalogue = None
+        if sky is not None and self.catalog is not None and self.policy.asks("in_catalogue"):
+            in_catalogue = probability_in_catalog(sky, self.catalog, weight=self._weight)
+        return Reading(notice, sky, judge(notice, self.policy, sky=sky, now_ns=now_ns, in_catalogue=in_catalogue), entry)
 
     def decide(self, reading: Reading, known: Known | None, *, now_ns: int) -> Outcome:
         """The superevent after this notice and every event to say about it."""
@@ -140,7 +143,11 @@ class Robot:
         outcome = Outcome(after, what, actions)
         if what is What.DUPLICATE:
             return outcome
-        skymap = self._store_map(reading)
+        skymap: FileRef | None = None
+        try:
+            skymap = self._store_map(reading)
+        except OSError as error:  # targets are worth more than a copy of the map
+            outcome.alarms.append(("alerts.maps", f"the sky map of {alert.superevent_id} cannot be stored: {error}"))
         alert = msgspec.structs.replace(alert, revision=after.revision)
         decision = "follow" if reading.confirmed and Action.RANK in actions else _WORDS[judgement.decision]
         if judgement.policy.action == "watch" and decision == "store" and alert.kind != "retraction":
@@ -200,8 +207,7 @@ class Robot:
         ranking = rank_galaxies(sky, self.catalog, weight=self._weight, top=self._top)
         tiles: list[dict[str, float]] = []
         if ranking.beyond_catalog:
-            field_deg = min((one.field_deg for one in self.observatories.values()), default=2.0)
-            tiles = [tile.as_dict() for tile in tile_map(sky, field_deg=field_deg)]
+            tiles = [tile.as_dict() for tile in tile_map(sky, field_deg=smallest_field_deg(self.observatories.values()))]
         lists = targets_of(self.observatories, alert, ranking, tiles, now_ns=now_ns, priority=reading.judgement.policy.priority)
         kind: type[TargetsReady | TargetsDrilled] = TargetsDrilled if alert.drill else TargetsReady
         for name, targets in lists.items():

@@ -1,8 +1,8 @@
 """Lists for observatories: who looks at what, each with its reason.
 
-Several observatories share the sky: the pair (target, observatory) with the largest P x V is taken first, and the target is then
-worth (1 - V) of what it was to the others. So two sites do not both begin with the same galaxy, but a second one still helps
-where the first can hardly see it.
+Several observatories share the sky and observe at the same time, so they choose in turns: the one with the fewest targets takes
+its best P x V, and that target is then worth (1 - V) of what it was to the others. So two sites do not both begin with the same
+galaxy, neither waits while the other does everything, and a second one still helps where the first can hardly see it.
 """
 
 from __future__ import annotations
@@ -84,19 +84,21 @@ def split(probability: Sequence[float], share: Mapping[str, Sequence[float]]) ->
     """For each observatory the targets in the order it should take them; ties by observatory's name, then by place in the list."""
     worth = {name: [p * v for p, v in zip(probability, shares, strict=True)] for name, shares in share.items()}
     taken: dict[str, list[int]] = {name: [] for name in share}
-    left = {(name, i) for name in share for i in range(len(probability)) if worth[name][i] > 0}
     # With one observatory nothing interacts: sorting is the same, and faster.
     if len(share) == 1:
         (name,) = share
-        return {name: sorted((i for _, i in left), key=lambda i: (-worth[name][i], i))}
-    while left:
-        name, i = min(left, key=lambda pair: (-worth[pair[0]][pair[1]], pair[0], pair[1]))
-        if worth[name][i] < WORTH_NOTHING:
-            break
-        left.discard((name, i))
+        return {name: sorted((i for i, w in enumerate(worth[name]) if w > 0), key=lambda i: (-worth[name][i], i))}
+    left = {name: {i for i, w in enumerate(worth[name]) if w > WORTH_NOTHING} for name in share}
+    while choosing := [name for name in share if left[name]]:
+        best = {name: min(left[name], key=lambda i: (-worth[name][i], i)) for name in choosing}
+        name = min(choosing, key=lambda one: (len(taken[one]), -worth[one][best[one]], one))
+        i = best[name]
         taken[name].append(i)
+        left[name].discard(i)
         for other in share:
             worth[other][i] *= 1 - share[name][i]
+            if worth[other][i] <= WORTH_NOTHING:
+                left[other].discard(i)
     return taken
 
 

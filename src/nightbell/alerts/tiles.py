@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +18,12 @@ from numpy.typing import NDArray
 from nightbell.alerts.healpix import centres_of
 from nightbell.alerts.skymap import SkyMap
 
-__all__ = ["Tile", "tile_map"]
+__all__ = ["Tile", "smallest_field_deg", "tile_map"]
 
 Array = NDArray[np.float64]
 LEVEL = 0.95
+FIELD_DEG = 2.0
+"""Side of a field where no camera is known."""
 TILES_MAX = 200
 CANDIDATES_MAX = 4000
 
@@ -36,7 +40,19 @@ class Tile:
         return {"ra_deg": self.ra_deg, "dec_deg": self.dec_deg, "probability": self.probability}
 
 
-def tile_map(sky: SkyMap, *, field_deg: float = 2.0, most: int = TILES_MAX) -> tuple[Tile, ...]:
+class Camera(Protocol):
+    """The part of `ObservatorySettings` that this file reads."""
+
+    @property
+    def field_deg(self) -> float: ...
+
+
+def smallest_field_deg(cameras: Iterable[Camera]) -> float:
+    """Side of fields that fit into every camera: one list of tiles serves all observatories."""
+    return min((camera.field_deg for camera in cameras), default=FIELD_DEG)
+
+
+def tile_map(sky: SkyMap, *, field_deg: float = FIELD_DEG, most: int = TILES_MAX) -> tuple[Tile, ...]:
     """Square fields of side `field_deg` (edges along right ascension and declination), best first."""
     order = min(10, max(5, math.ceil(math.log2(58.6 / (field_deg / 3)))))
     cell, probability = rebin(sky, order)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
 
 if TYPE_CHECKING:
+    from nightbell.alerts.catalog import Weight
     from nightbell.alerts.policy import Policy
     from nightbell.alerts.settings import AlertsSettings
     from nightbell.settings import Installation
@@ -71,10 +72,13 @@ def explain(notice: Path, skymap: Path | None, conf: Path | None, *, as_json: bo
       nightbell alert explain G298048-1-Initial.xml --skymap GW170817.multiorder.fits --json
     """
     import dataclasses
+    import time
 
     from nightbell.alerts.answers import explain as explain_notice
     from nightbell.alerts.answers import skymap_of
+    from nightbell.alerts.catalog import open_catalog
     from nightbell.alerts.notices.reading import read_notice
+    from nightbell.alerts.ranking import probability_in_catalog
     from nightbell.contracts.errors import BadInput
 
     read = read_notice(notice)
@@ -84,7 +88,12 @@ def explain(notice: Path, skymap: Path | None, conf: Path | None, *, as_json: bo
         if skymap is not None:
             raise
         sky, read = None, dataclasses.replace(read, warnings=(*read.warnings, str(error)))
-    found = explain_notice(read, _policy(_installation(conf)), sky=sky)
+    here = _installation(conf)
+    policy = _policy(here)
+    in_catalogue = None
+    if sky is not None and here is not None and here[1].catalog and policy.asks("in_catalogue"):
+        in_catalogue = probability_in_catalog(sky, open_catalog(here[0].folder / here[1].catalog), weight=cast("Weight", here[1].weight))
+    found = explain_notice(read, policy, sky=sky, now_ns=time.time_ns(), in_catalogue=in_catalogue)
     answer(found, as_json, lambda: _explained(found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +23,29 @@ def watch_folder(folder: Path, take: Take, stopping: threading.Event, say: Say, 
         (folder / name).mkdir(parents=True, exist_ok=True)
     sizes: dict[Path, int] = {}
     while not stopping.is_set():
-        now = {path: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.suffix.lower() in _SUFFIXES}
+        now = _sizes(folder)
         for path in [path for path, size in now.items() if sizes.get(path) == size]:
             try:
-                take(read_bytes(path), path=path.name)
-                path.replace(folder / "done" / path.name)
+                raw = read_bytes(path)
             except NightbellError as error:
                 say("alerts.inbox", str(error))
                 path.replace(folder / "refused" / path.name)
+                continue
+            try:
+                take(raw, path=path.name)
+            except NightbellError as error:  # the journal cannot take it now: it stays where it is
+                say("alerts.inbox", str(error))
+                break
+            path.replace(folder / "done" / path.name)
         sizes = now
         stopping.wait(poll_s)
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    found: dict[Path, int] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _SUFFIXES:
+            with contextlib.suppress(FileNotFoundError):  # somebody took it back
+                if path.is_file():
+                    found[path] = path.stat().st_size
+    return found

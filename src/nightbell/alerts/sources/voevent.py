@@ -44,11 +44,17 @@ def listen_to_voevents(
                 wait_s = RESTART_S[0]
             for path in sorted(folder.glob("*.xml")):
                 try:
-                    take(read_bytes(path, largest=LARGEST_XML_BYTES))
-                    path.unlink()
+                    raw = read_bytes(path, largest=LARGEST_XML_BYTES)
                 except NightbellError as error:
                     say("alerts.voevent", str(error))
                     path.replace(path.with_suffix(".refused"))
+                    continue
+                try:
+                    take(raw)
+                except NightbellError as error:  # the journal cannot take it now: it stays where it is, the broker sends it once
+                    say("alerts.voevent", str(error))
+                    break
+                path.unlink()
             silent = now_s - started_s > settings.silence_s and _age_s(folder / "alive") > settings.silence_s
             if silent and not alarmed:
                 say("alerts.voevent", f"{settings.host}:{settings.port} has been silent for more than {settings.silence_s:.0f} s")
