@@ -115,6 +115,7 @@ class Counter(Module[CounterState]):
 
     def start(self) -> None:
         self.fail_on: set[str] = set()
+        self.fail_with: dict[str, Exception] = {}
         self.tried: list[str] = []
 
     @on("alarm.raised", max_attempts=3)
@@ -124,6 +125,8 @@ class Counter(Module[CounterState]):
         turn.state.effects += 1
         turn.execute("INSERT INTO seen (alarm_id) VALUES (?)", (event.alarm_id,))
         turn.publish(AlarmAcknowledged(alarm_id=event.alarm_id, key=event.key, by="counter"), "test")
+        if event.alarm_id in self.fail_with:
+            raise self.fail_with[event.alarm_id]
         if event.alarm_id in self.fail_on:
             raise ValueError(f"cannot count {event.alarm_id}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -253,3 +255,32 @@ def test_the_same_alarm_is_not_said_again_within_ten_minutes(site: Installation,
                 turn.raise_alarm("a.key", "warning", "it burns")
         wait_until(lambda: counter.state().effects == 1, "one alarm")
         assert len(told(script, "alarm.raised")) == 1
+
+
+def test_a_full_disk_is_not_the_events_fault(site: Installation, script: Connection) -> None:
+    counter = Counter(site)
+    with living(counter):
+        counter.fail_with = {"1": OSError(errno.ENOSPC, "No space left on device")}
+        script.publish(alarm(1), "test")
+        script.publish(alarm(2), "test")
+        wait_until(lambda: counter.tried.count("1") > 3, "more tries than an event is given that fails by itself")
+        assert script.dead_letters() == []
+        counter.fail_with = {}
+        wait_until(lambda: counter.state().heard == ["1", "2"], "both, in order, when there is room")
+
+
+def test_a_database_that_cannot_be_read_for_a_moment_does_not_make_the_module_deaf(site: Installation, script: Connection) -> None:
+    counter = Counter(site)
+    with living(counter):
+        store = counter._bus_store
+        has_handled, fails = store.has_handled, [sqlite3.OperationalError("disk I/O error")]
+
+        def unlucky(identity: str) -> bool:
+            if fails:
+                raise fails.pop()
+            return has_handled(identity)
+
+        store.has_handled = unlucky  # type: ignore[method-assign]
+        script.publish(alarm(1), "test")
+        wait_until(lambda: counter.state().heard == ["1"], "the alarm, at the second try")
+        assert not fails

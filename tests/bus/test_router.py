@@ -305,6 +305,26 @@ def test_a_full_disk_refuses_events_but_takes_those_of_safety_and_goes_on_with_e
     assert publish(bench, b"t", "telescope", 2) == [wire.Ok(n=2, seq=3, epoch=1)]
 
 
+def test_a_disk_without_any_room_is_not_written_to_and_all_goes_on_when_there_is_some(bench: Bench) -> None:
+    publish(bench, b"t", "telescope", 1, 3)
+    subscribe(bench, b"a")
+    bench.router.stopped, bench.router.reserve_left = "full", False
+    n_records = len(bench.shelf.records)
+    (refused,) = bench.say(b"s", hello("safety", presence=True))
+    assert isinstance(refused, wire.Refuse)
+    assert (refused.code, refused.retry_ms) == ("full", 5000)
+    assert isinstance(bench.say(b"u", hello("tap"))[0], wire.Welcome), "who only looks needs no record"
+    ack(bench, b"a", 1)
+    nack(bench, b"a", 2, final=True)
+    bench.wait(20, beats=[b"t", b"a", b"u"])
+    assert len(bench.shelf.records) == n_records
+    bench.router.stopped, bench.router.reserve_left = "", True
+    bench.wait(6, beats=[b"t", b"a", b"u"])
+    assert bench.deliveries(b"a")[-1] == (3,)
+    assert [letter["seq"] for letter in bench.say(b"u", wire.Dead(rid="d", op="list"))[0].letters] == [2]  # type: ignore[attr-defined]
+    assert isinstance(bench.say(b"s", hello("safety", presence=True))[0], wire.Welcome)
+
+
 def test_a_restart_knows_how_far_each_outbox_has_come(bench: Bench) -> None:
     bench.say(b"p", hello("planner", presence=True))
     publish(bench, b"p", "planner", 1, 2)

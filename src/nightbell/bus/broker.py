@@ -366,7 +366,7 @@ class Broker:
         if self._rolling and self._committer.rolled.is_set():
             self._rolling = False
             self._committer.rolled.clear()
-        elif not self._rolling and self._journal.wants_to_roll:
+        elif not self._rolling and self._journal.wants_to_roll and self._router.has_room:
             self._rolling = True
             self._committer.put(_Roll(self._router.snapshot(), time.time_ns()))
 
@@ -384,7 +384,8 @@ class Broker:
             self.log.info("disk.has_room", free_mib=free >> 20)
 
     def _keep_house(self) -> None:
-        self._journal.note_high_water()
+        if self._router.has_room:
+            self._journal.note_high_water()
         before_ns = time.time_ns() - round(self.tuning.keep_days * _DAY_NS)
         gone = self._journal.retire(before_ns=before_ns, upto_seq=self._router.lowest_cursor())
         if gone:
@@ -434,7 +435,8 @@ class Broker:
         if self._committer.failure is None:
             self._committer.end()
             self._take_commits(time.monotonic())
-            self._journal.note_high_water()
+            if self._router.has_room:
+                self._journal.note_high_water()
         self._waker.close(0)
         self._wake_end.close(0)
         self._let_go()

@@ -37,9 +37,11 @@ class FolderLock:
                 where=str(self.path.parent),
                 remedy="Stop it first, or give this process another state folder (NIGHTBELL_HOME)",
             ) from error
-        file.truncate(0)
+        pid = str(os.getpid()).encode("ascii")
+        # Written over, then cut: on a full disk a file that was emptied first could not be filled again.
         file.seek(0)
-        file.write(str(os.getpid()).encode("ascii"))
+        file.write(pid)
+        file.truncate(len(pid))
         self._file = file
 
     def release(self) -> None:

@@ -18,10 +18,12 @@ pool, other commands one at a time in a thread of their own. Work of more than s
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import json
 import os
 import queue
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -57,6 +59,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SUBSCRIPTION = "main"
 MAX_ATTEMPTS = 5
+MANY_ATTEMPTS = 1000
+"""About a day of trouble with the disk."""
 ACK_WAIT_MS = 30_000
 HUSH_S = 600.0
 READY_WAIT_S = 5.0
@@ -268,7 +272,12 @@ class Module(Generic[S]):
             if self.stopping.is_set() or self._bus_client.is_void(delivery):
                 continue
             self._bus_client.at_work(delivery)
-            self._bus_handle(delivery)
+            try:
+                self._bus_handle(delivery)
+            except Exception as error:
+                # Of the database, not of the handler: without this thread the module would be deaf and not know it.
+                self.log.exception("event.failed", seq=delivery.seq)
+                self._bus_client.reject(delivery, f"{type(error).__name__}: {error}", final=False, max_attempts=MANY_ATTEMPTS)
             self._bus_client.at_work(None)
 
     def _bus_handle(self, delivery: Delivery) -> None:
@@ -315,7 +324,8 @@ class Module(Generic[S]):
             self._bus_counters["failed"] += 1
             self.log.exception("event.failed", type=envelope.type, seq=delivery.seq, attempt=delivery.attempt)
             told = "".join(traceback.format_exception(error)[-3:]).strip()
-            self._bus_client.reject(delivery, told, final=False, max_attempts=max_attempts)
+            # A full disk is no fault of the event: it comes again until there is room.
+            self._bus_client.reject(delivery, told, final=False, max_attempts=MANY_ATTEMPTS if _is_full_disk(error) else max_attempts)
             return
         finally:
             self._bus_handling = None
@@ -443,6 +453,12 @@ def _answers_of(kind: type[Module[Any]], module: str) -> dict[str, tuple[type[Co
             f"{module} and contracts.commands disagree about {odd}", where="@answers", remedy="Each command of a module needs one handler"
         )
     return found
+
+
+def _is_full_disk(error: Exception) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
 def _hint(handler: Any, argument: str) -> Any:

@@ -36,6 +36,7 @@ SHORTEST_LEASE_S, LONGEST_LEASE_S = 1.0, 60.0
 PROBE_S = 1.0
 CURSOR_EVERY_S = 0.2
 LONGEST_BACKOFF_S = 60.0
+FULL_PAUSE_S = 5.0
 DELIVER_BYTES = 1 << 20
 LARGEST_WINDOW_EVENTS, LARGEST_WINDOW_BYTES = 4096, 16 << 20
 """What may wait for one peer; a hostile one cannot ask for more of our memory."""
@@ -407,9 +408,13 @@ class Router:
         if here is not None and (here.hello.name, here.hello.instance) != (hello.name, hello.instance):
             self._end(here, "its connection serves another now", clean=True)
         holder = self._names.get(hello.name)
-        if holder is None:
+        is_held = holder is not None and holder.hello.instance == hello.instance
+        if hello.presence and not is_held and not self.has_room:
+            text = f"{_STOPPED['full']}: a new session cannot be written down"
+            self._send(peer, wire.Refuse(code="full", text=text, remedy="Free space on the broker's disk", retry_ms=5000))
+        elif holder is None:
             self._grant(peer, hello)
-        elif holder.hello.instance == hello.instance:
+        elif is_held:
             self._move(holder, peer, hello)
         elif holder.gone and holder.hello.host == hello.host:
             self._replace(holder, peer, hello)
@@ -580,6 +585,11 @@ class Router:
             return True
         uses_reserve = all(any(wire.matches(pattern, kind) for pattern in USES_RESERVE) for kind in types)
         return self.stopped == "full" and self.reserve_left and uses_reserve
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the small records (leases, cursors, dead letters) may still be written."""
+        return self.stopped == "" or (self.stopped == "full" and self.reserve_left)
 
     def _store_events(self, envelopes: list[bytes], types: list[str], head: dict[str, Any], *, n0: int = 0) -> int:
         first = self.next_seq
@@ -779,7 +789,8 @@ class Router:
         """
         tries = sub.tries.setdefault(seq, _Tries())
         tries.errors.append(error[:LONGEST_ERROR])
-        tries.final, tries.limit = tries.final or final, max(1, max_attempts or sub.max_attempts)
+        # What the receiver once said of this event counts more than the subscription's own limit.
+        tries.final, tries.limit = tries.final or final, max(1, max_attempts or tries.limit or sub.max_attempts)
         self._rewind(sub)
         if _is_lost(tries):
             sub.not_before = self._now
@@ -791,6 +802,9 @@ class Router:
         self._pump(sub)
 
     def _bury(self, sub: _Sub, seq: int) -> None:
+        if not self.has_room:
+            sub.not_before = self._now + FULL_PAUSE_S  # it waits, and those behind it
+            return
         packed = self._journal.event(seq)
         about = msgspec.json.decode(packed, type=wire.Summary) if packed is not None else None
         errors = sub.tries.pop(seq, _Tries()).errors
@@ -934,7 +948,7 @@ class Router:
             text = f"event {head.seq} is no longer kept"
             self._send(session.peer, wire.No(code="notfound", text=text, remedy="Its sender may still have it", rid=head.rid))
             return
-        if head.op == "retry" and self.stopped:
+        if not self.has_room or (head.op == "retry" and self.stopped):
             text = _STOPPED.get(self.stopped, self.stopped)
             self._send(session.peer, wire.No(code=self.stopped, text=text, remedy="Free space on the broker's disk", rid=head.rid))
             return
@@ -977,7 +991,7 @@ class Router:
     def write_cursors(self) -> None:
         """Wish for a record of the cursors that moved; it needs no sync of its own."""
         dirty = {key: [sub.cursor, sub.types, sub.cursor_id] for key, sub in self._subs.items() if sub.dirty}
-        if dirty and self.stopped in ("", "full"):  # they fit into the reserve
+        if dirty and self.has_room:
             for key in dirty:
                 self._subs[key].dirty = False
             self._append(Record(CURSORS, head={"subs": dirty}), waits=False)
