@@ -125,8 +125,9 @@ class Outbox:
         kept = "state <> 2" if everything else "state = 0"
         rows = db.execute(f"SELECT id, envelope, crc, made_ns FROM outbox WHERE {kept} ORDER BY n").fetchall()  # noqa: S608  (two constants)
         db.execute("DELETE FROM outbox WHERE state <> 2")
-        # Refused rows are kept to be looked at, out of the way of the new numbers.
-        db.execute("UPDATE outbox SET n = -n WHERE n > 0")
+        # Refused rows are kept to be looked at, out of the way of the new numbers, and of those of earlier beginnings.
+        lowest = int(db.execute("SELECT coalesce(min(n), 0) FROM outbox").fetchone()[0])
+        db.execute("UPDATE outbox SET n = ? - n WHERE n > 0", (min(lowest, 0),))
         db.executemany(
             "INSERT OR IGNORE INTO outbox (n, id, envelope, crc, made_ns) VALUES (?, ?, ?, ?, ?)",
             [(n, *row) for n, row in enumerate(rows, start=1)],
