@@ -122,7 +122,8 @@ class CommandServer(threading.Thread):
         self._answers: deque[tuple[bytes, wire.Head]] = deque()
         self._jobs: dict[str, _Job] = {}
         self._jobs_lock = threading.Lock()
-        self._given: OrderedDict[str, wire.Head] = OrderedDict()
+        self._given: OrderedDict[str, tuple[tuple[str, bytes], wire.Head]] = OrderedDict()
+        """The last answers: id -> (wish, answer)."""
         self._waiting: queue.Queue[_Job | None] = queue.Queue(maxsize=QUEUE_LENGTH)
         self._running = ""
         self._ending = threading.Event()
@@ -232,7 +233,7 @@ class CommandServer(threading.Thread):
             if identity in self._jobs:
                 return wire.Accepted(id=identity)
             if identity in self._given:
-                return self._given[identity]
+                return self._given[identity][1]
         found = self._store.reader().execute("SELECT answer FROM command WHERE id = ?", (identity,)).fetchone()
         return msgspec.json.decode(found[0], type=wire.Result) if found and found[0] is not None else None
 
@@ -249,7 +250,7 @@ class CommandServer(threading.Thread):
         with self._jobs_lock:
             job = self._jobs.get(call.id)
             if job is not None:
-                if bytes(job.call.args) != bytes(call.args) or job.call.command != call.command:
+                if _wish(job.call) != _wish(call):
                     raise _reused(call)
                 if caller not in job.callers:
                     job.callers.append(caller)
@@ -257,7 +258,10 @@ class CommandServer(threading.Thread):
                 return
             given = self._given.get(call.id)
         if given is not None:
-            self._say(caller, given)
+            wish, answer = given
+            if wish != _wish(call):
+                raise _reused(call)
+            self._say(caller, answer)
             return
         if call.age_ms >= call.expires_ms:
             raise _expired(call)
@@ -288,7 +292,7 @@ class CommandServer(threading.Thread):
         """A row for a command of class once, before it is accepted; False when it was known and has been answered."""
         found = self._store.reader().execute("SELECT verb, args, answer FROM command WHERE id = ?", (call.id,)).fetchone()
         if found is not None:
-            if found[0] != call.command or bytes(found[1]) != bytes(call.args):
+            if (found[0], bytes(found[1])) != _wish(call):
                 raise _reused(call)
             answer = msgspec.json.decode(found[2], type=wire.Result) if found[2] is not None else wire.Accepted(id=call.id)
             self._say(caller, answer)
@@ -336,7 +340,7 @@ class CommandServer(threading.Thread):
             self._store_answer(job.call.id, _packed(stored))
         with self._jobs_lock:
             self._jobs.pop(job.call.id, None)
-            self._given[job.call.id] = answer
+            self._given[job.call.id] = (_wish(job.call), answer)
             while len(self._given) > KEPT_ANSWERS:
                 self._given.popitem(last=False)
         for caller in job.callers:
@@ -354,6 +358,10 @@ class CommandServer(threading.Thread):
 
     def _say(self, caller: bytes, head: wire.Head) -> None:
         self._answers.append((caller, head))
+
+
+def _wish(call: wire.Call) -> tuple[str, bytes]:
+    return call.command, bytes(call.args)
 
 
 def _packed(result: wire.Result) -> bytes:
