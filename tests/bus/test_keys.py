@@ -12,7 +12,6 @@ import zmq
 
 from nightbell.bus import keys
 from nightbell.bus.client import set_client_options
-from nightbell.bus.relay import Relay
 from nightbell.bus.script import connect
 from nightbell.contracts.errors import Missing, Refused
 from nightbell.settings import Installation
@@ -72,37 +71,3 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(Refused, match="others can read"):
         keys.read_secret(tmp_path, "telescope")
-
-
-def test_a_relay_carries_events_once_with_id_source_and_way(tmp_path: Path) -> None:
-    site = make_site(tmp_path / "conf", ("observatory", "alert-site"))
-    (site.folder / "modules" / "relay.toml").write_text(
-        'broker = "observatory"\nsource = "alert-site"\ntarget = "observatory"\npatterns = ["alarm.*"]\n', encoding="utf-8"
-    )
-    site = make_again(site)
-    with running_broker(site), running_broker(site, "alert-site") as there:
-        with living(Relay(site)), connect(site.folder, broker="alert-site") as far, connect(site.folder, broker="observatory") as near:
-            seqs = [far.publish(alarm(n), "test") for n in range(20)]
-            assert len(seqs) == 20
-
-            def arrived() -> list[str]:
-                return [event.id for event in near.events("alarm.*", since="first", follow=False)]
-
-            wait_until(lambda: len(arrived()) == 20, "twenty events carried")
-            said = list(far.events("alarm.*", since="first", follow=False))
-            carried = list(near.events("alarm.*", since="first", follow=False))
-            assert [(one.id, one.source, one.time) for one in carried] == [(one.id, one.source, one.time) for one in said]
-        # The relay and the source's broker end and come back: nothing is carried twice.
-        there.stop()
-        there.start()
-        with living(Relay(site)), connect(site.folder, broker="alert-site") as far, connect(site.folder, broker="observatory") as near:
-            far.publish(alarm("last"), "test")
-            wait_until(lambda: len(list(near.events("alarm.*", since="first", follow=False))) >= 21, "the last one")
-            found = [event.id for event in near.events("alarm.*", since="first", follow=False)]
-            assert len(found) == len(set(found)) == 21
-
-
-def make_again(site: Installation) -> Installation:
-    from nightbell.settings import load_installation
-
-    return load_installation(site.folder)

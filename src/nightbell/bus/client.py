@@ -11,6 +11,7 @@ import os
 import queue
 import random
 import socket
+import sqlite3
 import threading
 import time
 import uuid
@@ -146,7 +147,10 @@ class Client(threading.Thread):
         self.subscribed = threading.Event()
         self.refusal = ""
         """Why the broker gave no session, in its words; empty when it did."""
-        self.journal = ""
+        self._has_had_its_name = False
+        self._duplicate_since: float | None = None
+        self.journal = str(store.meta(f"journal.{broker}") or "") if store is not None else ""
+        """The broker's journal, as it was told last."""
         self.offset_ns: int | None = None
         """The broker's wall clock minus ours, of the quickest of the last heartbeats."""
         self._offsets: deque[tuple[int, int]] = deque(maxlen=16)
@@ -434,12 +438,13 @@ class Client(threading.Thread):
 
     def _begin(self, session: _Session, welcome: wire.Welcome) -> None:
         self.refusal = ""
+        self._has_had_its_name, self._duplicate_since = True, None
         if welcome.fence != self.fence:
             self.fence = welcome.fence
-            if self.store is not None:
-                fence, key = welcome.fence, f"fence.{self.broker}"
-                self.store.soon(lambda db: db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, fence)))
-        self.journal = welcome.journal
+            self._keep("fence", welcome.fence)
+        if welcome.journal != self.journal:
+            self.journal = welcome.journal
+            self._keep("journal", welcome.journal)
         if self._publishes and not self._reconcile(session, welcome):
             # The outbox has a new identity: the next HELLO tells it.
             session.answered_at = 0.0
@@ -465,6 +470,12 @@ class Client(threading.Thread):
         self.welcomed.set()
         if not self._subs:
             self.subscribed.set()
+
+    def _keep(self, what: str, value: str | int) -> None:
+        """Remember what this broker said, for the next start."""
+        if self.store is not None:
+            key = f"{what}.{self.broker}"
+            self.store.soon(lambda db: db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value)))
 
     def _reconcile(self, session: _Session, welcome: wire.Welcome) -> bool:
         """Compare what the broker holds of this outbox with our rows; False when a new outbox had to be begun."""
@@ -493,9 +504,15 @@ class Client(threading.Thread):
                 "bus.refused", broker=self.broker, code=refuse.code, text=refuse.text, remedy=refuse.remedy, holder=refuse.holder
             )
         self.refusal = refuse.text
-        if refuse.code == "fenced":
+        if refuse.code == "fenced" or (refuse.code == "duplicate" and self._has_lost_its_name()):
             self._on_fenced(refuse.text)
         return self._End(min(60.0, (refuse.retry_ms or 60_000) / 1000))
+
+    def _has_lost_its_name(self) -> bool:
+        """Whether another process has our name for good: taken from us, or held beyond a lease, which a dead one could not."""
+        now = time.monotonic()
+        self._duplicate_since = self._duplicate_since or now
+        return self._has_had_its_name or now - self._duplicate_since > self._lease_ms / 1000 + SILENCE_S
 
     def _not_done(self, session: _Session, no: wire.No) -> _End | None:
         if no.code == "hello":
@@ -596,7 +613,14 @@ class Client(threading.Thread):
         if self._publishes:
             self._publish(session, now)
         if self.store is not None:
-            self.store.flush()
+            self._note_confirmations(self.store)
+
+    def _note_confirmations(self, store: Store) -> None:
+        try:
+            store.flush()
+        except sqlite3.Error as error:
+            # A full disk, say. The next confirmation covers these too; the session is worth more than the note.
+            self.log.warning("bus.confirmations_lost", broker=self.broker, error=str(error))
 
     def _acknowledge_now(self, session: _Session, sub: Subscription) -> None:
         upto = sub.to_ack

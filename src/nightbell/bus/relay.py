@@ -14,14 +14,11 @@ import msgspec
 
 from nightbell.bus import wire
 from nightbell.bus.client import Client, Subscription
-from nightbell.bus.module import Module, run_module
+from nightbell.bus.module import MANY_ATTEMPTS, Module, run_module
 from nightbell.contracts.errors import BadInput
 from nightbell.settings import Installation, setting
 
 __all__ = ["Relay", "RelaySettings", "run"]
-
-MANY_TRIES = 1000
-"""Carrying cannot fail for the event's sake, so an event is not given up for a day of trouble with the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +75,6 @@ class Relay(Module[RelayState]):
             on_fenced=self._bus_fenced,
         )
         self._thread = threading.Thread(target=self._carry_for_ever, name="carry", daemon=True)
-        self._source.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -91,6 +87,11 @@ class Relay(Module[RelayState]):
         return {"source": self.settings.source, "target": self.settings.target, "source_connected": self._source.connected}
 
     def _carry_for_ever(self) -> None:
+        # Without the name of the target's journal an event could not be kept from going back where it came from.
+        while not self._bus_client.journal:
+            if self.stopping.wait(0.2):
+                return
+        self._source.start()
         while (delivery := self._source.deliveries.get()) is not None:
             if self.stopping.is_set() or self._source.is_void(delivery):
                 continue
@@ -103,9 +104,9 @@ class Relay(Module[RelayState]):
             try:
                 if not self._bus_store.has_handled(envelope.id):
                     self._carry(delivery.sub, delivery.epoch, delivery.seq, envelope)
-            except Exception as error:  # a full disk, say: it will come again
+            except Exception as error:  # carrying cannot fail for the event's sake: a full disk, say; it will come again
                 self.log.exception("event.failed", seq=delivery.seq)
-                self._source.reject(delivery, str(error), final=False, max_attempts=MANY_TRIES)
+                self._source.reject(delivery, str(error), final=False, max_attempts=MANY_ATTEMPTS)
                 continue
             self._source.acknowledge(delivery)
 
