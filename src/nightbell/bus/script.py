@@ -240,7 +240,7 @@ class Connection:
 
     def status(self) -> dict[str, Any]:
         """What the broker knows: sessions, subscriptions with how far they are behind, dead letters, the journal."""
-        return dict(msgspec.to_builtins(self.request(wire.Info(rid="1"), wire.InfoAnswer)[0]))
+        return msgspec.structs.asdict(self.request(wire.Info(rid="1"), wire.InfoAnswer)[0])
 
     def broker_clock_ns(self) -> int:
         """The broker's wall clock now, as far as one question can tell (half the way to and fro is not subtracted)."""

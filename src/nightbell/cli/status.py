@@ -85,15 +85,7 @@ def _broker(installation: Any, name: str) -> dict[str, Any]:
 
     try:
         with connect(installation.folder, name="status", wait_s=ANSWER_S, broker=name) as connection:
-            told = {
-                "dead": 0,
-                "sessions": [],
-                "subscriptions": [],
-                "journal_bytes": 0,
-                "free_bytes": 0,
-                "readonly": "",
-                **connection.status(),
-            }
+            told = connection.status()
             since = max(told["first_seq"], told["head"] - N_EVENTS + 1)
             events = connection.events(since=since, follow=False) if told["head"] else ()
             return {

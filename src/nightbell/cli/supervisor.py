@@ -27,6 +27,7 @@ __all__ = ["Child", "Supervisor"]
 NEVER_GIVEN_UP = ("safety", "broker:")
 GIVE_UP_AFTER = 5
 WITHIN_S = 600.0
+FAILED_START_S = 5.0
 PATIENCE_TO_STOP_S = 20.0
 
 
@@ -155,7 +156,11 @@ class Supervisor:
                 if child.next_start_s and now_s >= child.next_start_s:
                     child.next_start_s = 0.0
                     child.n_restarts += 1
-                    self._spawn(child)
+                    try:
+                        self._spawn(child)
+                    except OSError as error:  # no room for its log, say: it is tried again, and the others are watched
+                        self._tell(child.name, f"cannot be started: {error}")
+                        child.next_start_s = now_s + FAILED_START_S
 
     def _plan_restart(self, child: Child, now_s: float) -> None:
         assert child.process is not None
