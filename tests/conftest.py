@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,20 @@ settings.register_profile("nightbell", deadline=None, suppress_health_check=[Hea
 settings.load_profile("nightbell")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-real", action="store_true", help="a skipped test of a third-party part fails: all are installed here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    of_third_parties = item.get_closest_marker("real") or item.get_closest_marker("browser")
+    if report.skipped and of_third_parties and item.config.getoption("--all-real"):
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"with --all-real it must run. {why}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
     python tools/start.py demo            set up, then watch a night happen
     python tools/start.py test            set up with the test tools, then every default test
-    python tools/start.py test --slow     the long ones too
+    python tools/start.py test --slow     the long ones too; any other option goes to pytest
+    python tools/start.py test --all-real as continuous integration does: no test of a third-party part may be skipped
     python tools/start.py ARGS ...        set up, then `nightbell ARGS ...`
 
 It makes a virtual environment in .venv beside this folder (or where NIGHTBELL_VENV says), with uv when that is on PATH,
