@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightbell.alerts.healpix import cells_of, centres_of
-from nightbell.contracts.errors import BadInput, Missing
+from nightbell.contracts.errors import BadInput, NoSuchInput
 
 __all__ = ["SHELL_MPC", "Catalog", "Region", "Weight", "build_catalog", "from_rows", "open_catalog", "read_csv"]
 
@@ -269,7 +269,7 @@ def read_csv(path: Path) -> Catalog:
             raise BadInput("is larger than 8 GiB", where=str(path), remedy="Split it")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise Missing(
+        raise NoSuchInput(
             f"cannot be read ({error.strerror})", where=str(path), remedy="Name a catalogue: a CSV file or a built folder"
         ) from error
     except UnicodeDecodeError as error:
@@ -407,12 +407,12 @@ def build_catalog(source: Path, out: Path, *, kind: Literal["csv", "glade+"] = "
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a built catalogue says about itself. Raises `Missing` or `BadInput`."""
+    """What a built catalogue says about itself. Raises `NoSuchInput` or `BadInput`."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Missing(
+        raise NoSuchInput(
             "is no built catalogue", where=str(folder), remedy="Build one: nightbell catalog build LIST.csv --out FOLDER"
         ) from error
     except ValueError as error:

@@ -28,7 +28,7 @@ from nightbell.alerts.fits_table import (
     read_table,
 )
 from nightbell.alerts.healpix import DEEPEST, cell_area_sr, cells_of, ring_centres
-from nightbell.contracts.errors import BadInput, Missing
+from nightbell.contracts.errors import BadInput, NoSuchInput
 
 __all__ = ["SkyMap", "make_skymap", "parse_skymap", "read_skymap", "within_distance"]
 
@@ -317,7 +317,7 @@ def read_skymap(path: str | Path) -> SkyMap:
             raise BadInput(f"{size:,} bytes are more than {LARGEST_OPERATOR_BYTES:,}", where=str(file), remedy="Use the multi-order map")
         data = file.read_bytes()
     except OSError as error:
-        raise Missing(f"cannot be read ({error.strerror})", where=str(file), remedy="Name a sky map file") from error
+        raise NoSuchInput(f"cannot be read ({error.strerror})", where=str(file), remedy="Name a sky map file") from error
     data = gunzip(data, where=str(file), largest_bytes=LARGEST_OPERATOR_BYTES, largest_ratio=None)
     return _from_table(read_table(data, where=str(file), largest_rows=LARGEST_ROWS_OPERATOR), str(file))
 

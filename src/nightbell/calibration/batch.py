@@ -31,7 +31,7 @@ from nightbell.calibration.intake import Exposure, intake
 from nightbell.calibration.masters import Built, build_bias, build_dark, build_flat
 from nightbell.calibration.matching import Choice, Master, choose_bias, choose_dark, choose_flat
 from nightbell.calibration.products import ALGORITHM, copied_cards, product_id, read_product, remove_stale_parts, write_product
-from nightbell.contracts.errors import BadInput, Missing, NightbellError
+from nightbell.contracts.errors import BadInput, NightbellError, NoSuchInput
 from nightbell.contracts.ids import safe_name
 from nightbell.contracts.instants import format_utc
 from nightbell.contracts.records import BlockedFrame, FailedFrame, MasterRef, ProductRef
@@ -115,7 +115,7 @@ def find_frames(paths: Iterable[Path]) -> list[Path]:
         elif path.exists():
             found.add(path)
         else:
-            raise Missing("there is no such file or folder", where=str(path), remedy="Check the path")
+            raise NoSuchInput("there is no such file or folder", where=str(path), remedy="Check the path")
     return sorted(found)
 
 
@@ -135,7 +135,7 @@ def calibrate(
     """Calibrate the frames at `paths` (files, folders) into `out`. Broken or unmatched frames are part of the answer.
 
     `allow_missing` names masters without which lights go on all the same, marked in `status`. `longitude_deg` (east positive)
-    tells nights apart where headers have no NIGHT. Raises `Missing` or `BadInput` only for what concerns all frames.
+    tells nights apart where headers have no NIGHT. Raises `NoSuchInput` or `BadInput` only for what concerns all frames.
     """
     known = dict(cameras) if cameras is not None else load_cameras()
     if camera is not None and camera not in known:
@@ -145,7 +145,9 @@ def calibrate(
     files = find_frames(paths)
     if not files and paths:
         where = ", ".join(map(str, paths))
-        raise Missing("there is no FITS file", where=where, remedy=f"Give frames with one of the endings {' '.join(SUFFIXES[:3])} .gz .fz")
+        raise NoSuchInput(
+            "there is no FITS file", where=where, remedy=f"Give frames with one of the endings {' '.join(SUFFIXES[:3])} .gz .fz"
+        )
     with CalibrationIndex.in_folder(out) as index:
         remove_stale_parts(out)
         run = _Run(out, index, known, camera, frozenset(allow_missing), longitude_deg, gain_e_per_adu, read_noise_e, now_ns)

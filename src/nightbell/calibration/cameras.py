@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from nightbell.contracts.errors import BadInput, Missing
+from nightbell.contracts.errors import BadInput, NoSuchInput
 from nightbell.contracts.ids import safe_name
 from nightbell.settings import read_settings, setting
 
@@ -66,7 +66,7 @@ def load_cameras(folders: Iterable[Path] = ()) -> dict[str, Camera]:
     cameras = dict(_read_folder(SHIPPED))
     for folder in folders:
         if not folder.is_dir():
-            raise Missing("there is no such folder of cameras", where=str(folder), remedy="Give a folder of NAME.toml files")
+            raise NoSuchInput("there is no such folder of cameras", where=str(folder), remedy="Give a folder of NAME.toml files")
         cameras.update(_read_folder(folder))
     return cameras
 

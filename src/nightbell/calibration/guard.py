@@ -25,7 +25,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from nightbell.contracts.errors import BadInput, Missing
+from nightbell.contracts.errors import BadInput, NoSuchInput
 
 __all__ = ["Ambiguity", "RawFrame", "read_frame"]
 
@@ -115,7 +115,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         handle = os.open(path, flags)
     except FileNotFoundError as error:
-        raise Missing("there is no such file", where=str(path), remedy="Check the path") from error
+        raise NoSuchInput("there is no such file", where=str(path), remedy="Check the path") from error
     except OSError as error:
         raise _bad("NOT_A_FILE", path, f"cannot be opened: {error.strerror}", "Check the file's permissions") from error
     with os.fdopen(handle, "rb") as file:

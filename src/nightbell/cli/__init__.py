@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -75,6 +77,18 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(args[0], NOUNS, n=1, cutoff=0.6)
             ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else " See nightbell --help."))
         return super().resolve_command(ctx, args)
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        def run() -> Any:
+            return super(LazyGroup, self).main(args, prog_name, standalone_mode=False, **extra)
+
+        if standalone_mode:
+            from nightbell.cli.output import run_command
+
+            run_command(run, as_json="--json" in (sys.argv[1:] if args is None else args))
+        return run()
 
 
 @click.group(

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
 
 
-@click.group()
+@click.group(cls=Verbs)
 def alarm() -> None:
     """Alarms: test, ack.
 
@@ -36,7 +36,12 @@ def _ask(conf: Path | None, verb: str, **fields: Any) -> dict[str, Any]:
 @json_option
 @reports_errors
 def test(conf: Path | None, *, as_json: bool) -> None:
-    """Send a nonce on every channel and say what arrived. Exit status 1 when a channel failed."""
+    """Send a nonce on every channel and say what arrived. Exit status 1 when a channel failed.
+
+    \b
+    Example:
+      nightbell alarm test --conf conf/demo
+    """
     said = _ask(conf, "test_alarm")
     rows = [(one["channel"], "delivered" if one["delivered"] else "FAILED", one["latency_ms"], one["error"]) for one in said["channels"]]
     answer(said, as_json, lambda: table(rows, ("channel", "result", "ms", "error")))
@@ -51,6 +56,11 @@ def test(conf: Path | None, *, as_json: bool) -> None:
 @json_option
 @reports_errors
 def ack(alarm_id: str, by: str | None, conf: Path | None, *, as_json: bool) -> None:
-    """Take an alarm: it is not repeated any more. Only evidence clears it. ID is the alarm's id or key."""
+    """Take an alarm: it is not repeated any more. Only evidence clears it. ID is the alarm's id or key.
+
+    \b
+    Example:
+      nightbell alarm ack safety.stuck.dome --by "Maria, on the way up"
+    """
     said = _ask(conf, "acknowledge_alarm", alarm_id=alarm_id, by=by or getpass.getuser())
     answer(said, as_json, lambda: f"{said['key']}: taken by {said['by']}. {said['text']}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
 
 if TYPE_CHECKING:
     from nightbell.alerts.catalog import Weight
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SUBMIT_TIMEOUT_S = 90.0
 
 
-@click.group()
+@click.group(cls=Verbs)
 def alert() -> None:
     """Notices: explain, rank, submit, drill.
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from nightbell.cli.output import answer, json_option, reports_errors, table
+from nightbell.cli.output import Verbs, answer, json_option, reports_errors, table
 
 
-@click.group()
+@click.group(cls=Verbs)
 def catalog() -> None:
     """Galaxy catalogues: build, info.
 

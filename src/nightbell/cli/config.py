@@ -14,13 +14,13 @@ from typing import Any
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
 from nightbell.contracts.errors import BadInput, Mistakes, NightbellError
 
 _ADDRESS = re.compile(r"tcp://.+:(\d+)")
 
 
-@click.group()
+@click.group(cls=Verbs)
 def config() -> None:
     """Check and show an installation's settings.
 

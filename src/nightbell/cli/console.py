@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, note, reports_errors, table
+from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
 
 ROLES = ("viewer", "observer", "operator", "admin")
 
 
-@click.group()
+@click.group(cls=Verbs)
 def console() -> None:
     """The web page: users.
 
@@ -24,9 +24,15 @@ def console() -> None:
     """
 
 
-@console.group()
+@console.group(cls=Verbs)
 def user() -> None:
-    """Accounts: add, list, remove."""
+    """Accounts: add, list, remove.
+
+    \b
+    Examples:
+      nightbell console user add maria --role observer
+      nightbell console user list
+    """
 
 
 def _folder(conf: Path | None) -> Path:
@@ -47,14 +53,21 @@ def _password() -> str:
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), default="operator", show_default=True, help="What the user may do.")
 @conf_option
+@json_option
 @reports_errors
-def add(name: str, role: str, conf: Path | None) -> None:
-    """Add a user, or give one a new password. The password is asked for, or read from standard input."""
+def add(name: str, role: str, conf: Path | None, *, as_json: bool) -> None:
+    """Add a user, or give one a new password. The password is asked for, or read from standard input.
+
+    \b
+    Examples:
+      nightbell console user add maria --role operator
+      nightbell console user add maria < password.txt
+    """
     from nightbell.console.users import Users
 
     users = Users(_folder(conf) / "users.sqlite")
     users.add(name, _password(), role)
-    note(f"{name} is {role}")
+    answer({"name": name, "role": role}, as_json, f"{name} is {role}")
 
 
 @user.command("list")
@@ -62,7 +75,12 @@ def add(name: str, role: str, conf: Path | None) -> None:
 @json_option
 @reports_errors
 def list_users(conf: Path | None, *, as_json: bool) -> None:
-    """Names and roles."""
+    """Names and roles.
+
+    \b
+    Example:
+      nightbell console user list --conf conf/demo
+    """
     from nightbell.console.users import Users
 
     accounts = Users(_folder(conf) / "users.sqlite").accounts()
@@ -72,13 +90,19 @@ def list_users(conf: Path | None, *, as_json: bool) -> None:
 @user.command()
 @click.argument("name")
 @conf_option
+@json_option
 @reports_errors
-def remove(name: str, conf: Path | None) -> None:
-    """Take an account away and end its sessions."""
+def remove(name: str, conf: Path | None, *, as_json: bool) -> None:
+    """Take an account away and end its sessions.
+
+    \b
+    Example:
+      nightbell console user remove maria
+    """
     from nightbell.console.users import Users
 
     Users(_folder(conf) / "users.sqlite").remove(name)
-    note(f"{name} is gone")
+    answer({"name": name, "removed": True}, as_json, f"{name} is gone")
 
 
 @console.command()
@@ -88,7 +112,13 @@ def remove(name: str, conf: Path | None) -> None:
 @json_option
 @reports_errors
 def link(role: str, minutes: float, conf: Path | None, *, as_json: bool) -> None:
-    """Make a link to the running console that works once."""
+    """Make a link to the running console that works once.
+
+    \b
+    Examples:
+      nightbell console link --conf conf/demo
+      nightbell console link --role viewer --minutes 60
+    """
     from nightbell.console.users import Users
     from nightbell.contracts.errors import Missing
 

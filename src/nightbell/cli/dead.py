@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
 
 
-@click.group()
+@click.group(cls=Verbs)
 def dead() -> None:
     """Events that a module could not handle: list, show, retry, drop. Nothing is given up in silence.
 

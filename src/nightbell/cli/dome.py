@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nightbell.cli.output import answer, json_option, reports_errors
+from nightbell.cli.output import Verbs, answer, json_option, reports_errors
 
 COLUMNS = (
     "mount",
@@ -28,7 +28,7 @@ COLUMNS = (
 )
 
 
-@click.group()
+@click.group(cls=Verbs)
 def dome() -> None:
     """Dome geometry: where the slit must be.
 

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import click
 
-from nightbell.cli.output import answer, json_option, reports_errors, table
+from nightbell.cli.output import Verbs, answer, json_option, reports_errors, table
 
 
-@click.group()
+@click.group(cls=Verbs)
 def index() -> None:
-    """The calibration index: frames, what became of them, and what was doubtful."""
+    """The calibration index: frames, what became of them, and what was doubtful.
+
+    \b
+    Examples:
+      nightbell index query calibrated/ --status blocked
+      nightbell index query calibrated/ --night 2027-04-12 --json
+    """
 
 
 @index.command()
@@ -31,10 +37,10 @@ def query(folder: Path, night: str | None, status: str | None, limit: int, as_js
       nightbell index query calibrated/ --status blocked
     """
     from nightbell.calibration.index import CalibrationIndex
-    from nightbell.contracts.errors import Missing
+    from nightbell.contracts.errors import NoSuchInput
 
     if not (folder / "index.sqlite").is_file():
-        raise Missing("there is no index", where=str(folder), remedy="Give the folder that `nightbell calibrate --out` wrote")
+        raise NoSuchInput("there is no index", where=str(folder), remedy="Give the folder that `nightbell calibrate --out` wrote")
     with CalibrationIndex.in_folder(folder) as known:
         rows = known.query(night=night, status=status, limit=limit)
     head = ("date_obs_utc", "camera", "kind", "filter", "exposure_s", "status", "detail")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from nightbell.cli.output import Progress, answer, conf_option, json_option, reports_errors
+from nightbell.cli.output import Progress, Verbs, answer, conf_option, json_option, reports_errors
 
 
-@click.group()
+@click.group(cls=Verbs)
 def journal() -> None:
     """A broker's journal: verify every byte, seal the open segment.
 

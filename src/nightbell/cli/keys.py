@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
 
 
-@click.group()
+@click.group(cls=Verbs)
 def keys() -> None:
     """CURVE keys of the bus: one pair per process, made where it runs; public halves are exchanged.
 

@@ -5,22 +5,28 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
 from nightbell.contracts.errors import NightbellError
 
-__all__ = ["Progress", "answer", "conf_option", "json_option", "note", "reports_errors", "table"]
+__all__ = ["Progress", "Verbs", "answer", "conf_option", "json_option", "note", "reports_errors", "run_command", "shell_word", "table"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# Windows says EINVAL where others say EPIPE.
+CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 conf_option = click.option(
@@ -29,6 +35,27 @@ conf_option = click.option(
     default=None,
     help="Installation folder (default: $NIGHTBELL_CONF, else conf/demo here).",
 )
+
+
+class Verbs(click.Group):
+    """The verbs of a noun; `--help` gives the whole first sentence of each, where click would cut it off."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            verb = self.get_command(ctx, name)
+            text = " ".join((verb.help or "").split("\b")[0].split()) if verb is not None else ""
+            rows.append((name, re.split(r"(?<=[.;])\s", text)[0].rstrip(".;")))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def shell_word(path: object) -> str:
+    """A path as one word of a command that can be pasted into the shell in use."""
+    text = str(path)
+    if os.name == "nt":
+        return f'"{text}"' if re.search(r"[\s&()^;,']", text) else text
+    return shlex.quote(text)
 
 
 def note(text: str) -> None:
@@ -61,24 +88,79 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
             note(f"nightbell: {error}")
             sys.exit(error.exit_status)
         except KeyboardInterrupt:
+            if kwargs.get("as_json"):
+                answer({"error": {"code": "stopped", "what": "stopped by Ctrl-C", "where": "", "remedy": ""}}, as_json=True)
             note("nightbell: stopped by Ctrl-C")
             sys.exit(130)
-        except BrokenPipeError:
-            # Python would complain again when it flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
+        except OSError as error:
+            if error.errno in CLOSED_PIPE or error.filename is None:
+                raise  # a closed pipe or a full disk behind stdout: `run_command` ends the process
+            told = {"code": "os", "what": str(error.strerror), "where": str(error.filename), "remedy": "Check the path, its permissions"}
+            if kwargs.get("as_json"):
+                answer({"error": told}, as_json=True)
+            note(f"nightbell: {told['where']}: {told['what']}. {told['remedy']}")
+            sys.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except Exception as error:  # noqa: BLE001
             # The outermost loop of the process: say where the story is, do not throw it at the user.
-            crash = Path(f"nightbell-crash-{os.getpid()}.txt")
-            crash.write_text(traceback.format_exc(), encoding="utf-8")
-            if kwargs.get("as_json"):
-                answer(
-                    {"error": {"code": "internal", "what": str(error), "where": type(error).__name__, "remedy": str(crash)}}, as_json=True
-                )
-            note(f"nightbell: a mistake of ours: {type(error).__name__}: {error}. The story is in {crash}; please report it")
-            sys.exit(1)
+            _our_mistake(error, as_json=bool(kwargs.get("as_json")))
 
     return wrapped
+
+
+def _our_mistake(error: Exception, *, as_json: bool) -> NoReturn:
+    """Write the traceback to a file, name it, exit 1."""
+    story = traceback.format_exc()
+    place = f"nightbell-crash-{os.getpid()}.txt"
+    try:
+        Path(place).write_text(story, encoding="utf-8")
+    except OSError:
+        place = "the lines above"
+        note(story)
+    what = f"a mistake of ours: {type(error).__name__}: {error}"
+    remedy = f"The story is in {place}; please report it"
+    if as_json:
+        answer({"error": {"code": "internal", "what": what, "where": type(error).__name__, "remedy": remedy}}, as_json=True)
+    note(f"nightbell: {what}. {remedy}")
+    sys.exit(1)
+
+
+def run_command(command: Callable[[], object], *, as_json: bool) -> NoReturn:
+    """Run a click command (standalone_mode=False) as the whole process: usage errors, a closed pipe and a full disk in words."""
+    stdout = sys.stdout
+    try:
+        code = command()
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "nightbell"
+        if as_json and not isinstance(error, click.exceptions.NoArgsIsHelpError):
+            told = {"code": "usage", "what": error.format_message(), "where": path, "remedy": f"See {path} --help"}
+            answer({"error": told}, as_json=True)
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        note("nightbell: stopped")
+        sys.exit(130)
+    except SystemExit:
+        # click meets a closed pipe by wrapping stdout, and would exit with 1.
+        if sys.stdout is not stdout:
+            _leave_stdout()
+            sys.exit(0)
+        raise
+    except OSError as error:
+        _leave_stdout()
+        if error.errno in CLOSED_PIPE:
+            sys.exit(0)
+        note(f"nightbell: it could not be written: {error.strerror or error}. Free space, or write it elsewhere")
+        sys.exit(1)
+
+
+def _leave_stdout() -> None:
+    """Python would complain again when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
 
 
 def table(rows: Iterable[Sequence[object]], head: Sequence[str]) -> str:

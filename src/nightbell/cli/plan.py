@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
 
 
-@click.group()
+@click.group(cls=Verbs)
 def plan() -> None:
     """Night plans: make one from a target list, show it, draw it, prove it.
 

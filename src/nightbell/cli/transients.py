@@ -43,14 +43,14 @@ def transients(
       nightbell transients calibrated/light --reference archive/NGC4993_r.fits
       nightbell transients calibrated/light --reference archive/ --out cutouts/ --json
     """
-    from nightbell.contracts.errors import Missing
+    from nightbell.contracts.errors import Missing, NoSuchInput
     from nightbell.transients.references import read_reference
     from nightbell.transients.report import write_cutouts
     from nightbell.transients.search import find_transients, find_with_references, read_frame
 
     files = sorted({file for path in inputs for file in (path.glob("*.fits") if path.is_dir() else (path,))})
     if not files:
-        raise Missing("there is no FITS file", where=str(inputs[0]), remedy="Give frames that `nightbell calibrate` wrote")
+        raise NoSuchInput("there is no FITS file", where=str(inputs[0]), remedy="Give frames that `nightbell calibrate` wrote")
     frames = [read_frame(file) for file in files]
     found: Found | None
     if reference.is_dir():

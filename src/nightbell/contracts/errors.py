@@ -5,6 +5,7 @@ NightbellError            what, where, remedy
     Mistakes              several of them, reported together
   Refused                 exit 3: understood, but not done now
   Missing                 exit 1: something that must be there is not (a file, a peer, a package)
+    NoSuchInput           exit 2: the input that was named is not there, or cannot be read
   Failed                  exit 1: it was tried and did not work
   DeviceError             exit 1: device, member and what the device said
     DeviceTimeout         no answer within the deadline
@@ -29,6 +30,7 @@ __all__ = [
     "Missing",
     "Mistakes",
     "NightbellError",
+    "NoSuchInput",
     "Refused",
 ]
 
@@ -93,6 +95,12 @@ class Missing(NightbellError):
     """Something that must be there is not: a file, a peer, a package."""
 
     code: ClassVar[str] = "missing"
+
+
+class NoSuchInput(Missing):
+    """What was named as input is not there, or cannot be read: as wrong as an input that is there and broken."""
+
+    exit_status: ClassVar[int] = 2
 
 
 class Failed(NightbellError):

@@ -14,7 +14,7 @@ from typing import Any
 
 from lxml import etree
 
-from nightbell.contracts.errors import BadInput, Missing
+from nightbell.contracts.errors import BadInput, NoSuchInput
 
 __all__ = ["decode_base64", "load_json", "parse_xml", "read_bytes", "shown"]
 
@@ -48,7 +48,7 @@ def read_bytes(path: Path, *, largest: int = LARGEST_FILE_BYTES) -> bytes:
         with path.open("rb") as stream:
             data = stream.read(largest + 1)
     except OSError as error:
-        raise Missing(f"cannot be read ({error.strerror})", where=str(path), remedy="Name a notice file") from error
+        raise NoSuchInput(f"cannot be read ({error.strerror})", where=str(path), remedy="Name a notice file") from error
     if len(data) > largest:
         raise BadInput(f"is larger than {largest:,} bytes", where=str(path), remedy="No notice is that large; is this the right file?")
     return data
