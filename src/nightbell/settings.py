@@ -19,11 +19,12 @@ import difflib
 import math
 import os
 import tomllib
+import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -54,9 +55,14 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    names: Literal["", "path", "broker"] = "",
 ) -> Any:
-    """One setting: a dataclass field with its range (inclusive), unit and line of documentation."""
-    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices}
+    """One setting: a dataclass field with its range (inclusive), unit and line of documentation.
+
+    `names` says what of the installation the text refers to: a file or folder relative to it, or one of its brokers. Such a
+    thing must be there when the setting is given; `nightbell config check` looks.
+    """
+    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "names": names}
     if isinstance(default, dict | list):
         value = default
         return field(default_factory=lambda: type(value)(value), metadata=metadata)
@@ -200,7 +206,7 @@ def _read(table: Mapping[str, Any], kind: type, where: str, prefix: str, mistake
     for name, one in fields.items():
         if name not in table:
             if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
-                mistakes.append(BadInput("is missing", where=f"{where}: {prefix}{name}", remedy=f"Add it: {one.metadata['doc']}"))
+                mistakes.append(BadInput("is missing", where=f"{where}: {prefix}{name}", remedy=f"Add it. {_allowed(one, hints[name])}"))
             continue
         values[name] = _one(table[name], hints[name], one, where, f"{prefix}{name}", mistakes)
     if mistakes:
@@ -238,12 +244,15 @@ def _one(value: Any, hint: Any, one: dataclasses.Field[Any], where: str, key: st
     try:
         converted = msgspec.convert(value, hint, strict=True)
     except msgspec.ValidationError as error:
-        mistakes.append(BadInput(f"{value!r}: {error}", where=place, remedy=_allowed(one, hint)))
+        # msgspec names the place inside the value when there is one; "Expected `float`, got `str`" is for programmers.
+        inside = " - at " in str(error)
+        what = f"{value!r}: {error}" if inside else f"{value!r} is {_in_words(type(value))}, not {_in_words(hint)}"
+        mistakes.append(BadInput(what, where=place, remedy=_allowed(one, hint)))
         return None
     for number in _numbers(converted):
         low, high = one.metadata.get("low"), one.metadata.get("high")
         if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
-            mistakes.append(BadInput(f"{number:g} is outside {_range(low, high)}", where=place, remedy=_allowed(one, hint)))
+            mistakes.append(BadInput(f"{number!r} is outside {_range(low, high)}", where=place, remedy=_allowed(one, hint)))
             return None
     choices = one.metadata.get("choices")
     if choices and converted not in choices:
@@ -274,8 +283,19 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _allowed(one: dataclasses.Field[Any], hint: Any) -> str:
-    name = getattr(hint, "__name__", str(hint))
-    unit = f" in {one.metadata['unit']}" if one.metadata.get("unit") else ""
+    unit = f" {one.metadata['unit']}" if one.metadata.get("unit") else ""
     low, high = one.metadata.get("low"), one.metadata.get("high")
-    limits = f", {_range(low, high)}" if low is not None or high is not None else ""
-    return f"Give {one.metadata.get('doc', 'a value')} ({name}{unit}{limits})"
+    limits = f", {_range(low, high)}{unit}" if low is not None or high is not None else f" in{unit}" if unit else ""
+    return f"Allowed: {_in_words(hint)}{limits}. {one.metadata['doc']}"
+
+
+def _in_words(hint: Any) -> str:
+    """A type as one says it who writes TOML."""
+    words = {float: "a number", int: "a whole number", str: "text", bool: "true or false", list: "a list", dict: "a table"}
+    kind = typing.get_origin(hint) or hint
+    if kind is tuple:
+        inner = typing.get_args(hint)
+        return f"a list of {'numbers' if inner[0] in (float, int) else 'texts'}" if inner and inner[0] in words else "a list"
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(one) for one in typing.get_args(hint) if one is not type(None))
+    return words.get(kind, getattr(kind, "__name__", str(kind)))

@@ -109,6 +109,7 @@ def test_with_everything_broken_it_still_ends_in_a_table(small_installation):
     assert done.exit_code == 1
     assert done.stdout.count("BAD") == 2
     assert "archive.toml" in done.stdout
+    assert " checks: 2 bad, " in done.stdout
 
 
 # -- config check ------------------------------------------------------------------------------------------------------
@@ -146,6 +147,8 @@ def test_mistakes_in_different_files_are_told_together_each_with_its_place(demo)
         ('feed = "tcp://127.0.0.1:8462"', 'feed = "tcp://127.0.0.1:8461"', "brokers.observatory.feed"),
         ('door = "tcp://127.0.0.1:8461"', 'door = "127.0.0.1:8461"', "brokers.observatory.door"),
         ('url = "http://127.0.0.1:11111/sim/clock"', "", "clock.url"),
+        ('url = "http://127.0.0.1:11111/sim/clock"', 'url = "127.0.0.1:11111"', "clock.url"),
+        ('settings = "observatory"', 'settings = "observatry"', "brokers.observatory.settings"),
         ('"archive", "relay"', '"relay", "relay"', "run"),
     ],
 )
@@ -173,6 +176,42 @@ def test_a_module_that_talks_to_no_broker_of_ours_is_told_the_nearest(demo):
     code, mistakes = check(demo)
     assert code == 2
     assert [one["remedy"] for one in mistakes] == ["Did you mean observatory?"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "key", "near"),
+    [
+        ("alerts", '"galaxies.csv"', '"galaxiez.csv"', "catalog", "galaxies.csv"),
+        ("alerts", '"policy.toml"', '"polcy.toml"', "policy", "policy.toml"),
+        ("alerts", 'credentials_file = ""', 'credentials_file = "gcn.toml"', "kafka.credentials_file", "looked for in"),
+        ("relay", '"alert-site"', '"alert-sitte"', "source", "alert-site"),
+    ],
+)
+def test_a_file_or_broker_that_is_named_and_not_there_is_a_mistake(demo, file, old, new, key, near):
+    path = demo / "modules" / f"{file}.toml"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    code, mistakes = check(demo)
+    assert code == 2
+    assert [one["where"].rpartition(": ")[2] for one in mistakes] == [key]
+    assert near in mistakes[0]["remedy"]
+
+
+def test_each_mistake_says_the_value_what_is_allowed_and_in_which_unit(demo):
+    path = demo / "modules" / "telescope.toml"
+    text = path.read_text(encoding="utf-8")
+    for old, new in (("radius_m = 2.25", 'radius_m = "wide"'), ("n_biases = 5", "n_biases = 5000"), ("idle_limit_s", "idle_limt_s")):
+        text = text.replace(old, new, 1)
+    path.write_text(text, encoding="utf-8")
+    done = CliRunner().invoke(command, ["config", "check", str(demo)])
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        "nightbell: 3 mistakes",
+        f"  {path}: dome.radius_m: 'wide' is text, not a number. Allowed: a number, 0.5 to 50 m. Radius of the dome",
+        f"  {path}: calibration.n_biases: 5000 is outside 0 to 500. Allowed: a whole number, 0 to 500. Biases per night",
+        f"  {path}: night.idle_limt_s: there is no such setting. Did you mean idle_limit_s?",
+    ]
 
 
 def test_without_a_folder_it_says_how_to_name_one(tmp_path, monkeypatch):

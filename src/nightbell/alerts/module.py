@@ -63,7 +63,7 @@ class Alerts(Module[AlertsState]):
         policy_file = folder / settings.policy
         catalog = open_catalog(folder / settings.catalog) if settings.catalog else None
         self.robot = Robot(
-            load_policy(policy_file) if policy_file.is_file() else shipped_policy(),
+            load_policy(policy_file) if policy_file.is_file() or settings.policy != "policy.toml" else shipped_policy(),
             catalog,
             observatories_of(settings, self.site),
             weight=settings.weight,

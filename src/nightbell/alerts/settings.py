@@ -63,7 +63,7 @@ class KafkaSettings:
     topics: tuple[str, ...] = setting((), doc='Topics, for instance "igwn.gwalert"; empty: off')
     servers: str = setting("", doc="HOST:PORT of a broker of your own; empty: GCN")
     domain: str = setting("gcn.nasa.gov", doc="GCN's domain; test.gcn.nasa.gov for trials")
-    credentials_file: str = setting("", doc="TOML file with client_id and client_secret, relative to this installation")
+    credentials_file: str = setting("", names="path", doc="TOML file with client_id and client_secret, relative to this installation")
     group_id: str = setting("nightbell", doc="Our stable name as a consumer: a new one reads everything again")
     silence_s: float = setting(10800.0, unit="s", low=60, high=864000, doc="No notice for so long: alarm. A mock event comes every hour")
 
@@ -72,8 +72,8 @@ class KafkaSettings:
 class AlertsSettings:
     """The alert robot."""
 
-    catalog: str = setting("", doc="Galaxy catalogue: CSV file or built folder, relative to this installation; empty: none")
-    policy: str = setting("policy.toml", doc="Rules, relative to this installation; absent: the shipped ones")
+    catalog: str = setting("", names="path", doc="Galaxy catalogue: CSV file or built folder, relative to this installation; empty: none")
+    policy: str = setting("policy.toml", names="path", doc="Rules, relative to this installation; absent: the shipped ones")
     weight: str = setting("K", choices=("none", "K", "B", "mass"), doc="What makes a galaxy a likely host")
     top: int = setting(200, low=1, high=2000, doc="Longest list that is kept and shown")
     observatories: dict[str, ObservatorySettings] = setting({}, doc="Who gets targets; none: the installation's own site")

@@ -25,8 +25,8 @@ __all__ = ["Relay", "RelaySettings", "run"]
 class RelaySettings:
     """modules/relay.toml: what is carried from where to where."""
 
-    source: str = setting("alert-site", doc="Broker whose events are heard")
-    target: str = setting("observatory", doc="Broker that hears them too; the relay's own `broker`")
+    source: str = setting("alert-site", names="broker", doc="Broker whose events are heard")
+    target: str = setting("observatory", names="broker", doc="Broker that hears them too; the relay's own `broker`")
     patterns: tuple[str, ...] = setting(("targets.*", "alert.*"), doc="Types of events that are carried: noun.verb, noun.* or **")
 
     def __post_init__(self) -> None:

@@ -26,8 +26,9 @@ def broker_folder(installation: Installation, name: str) -> Path | None:
     settings = installation.settings.brokers[name].settings
     if not settings:
         return None
-    shipped = Path(nightbell.__file__).parent / "data" / "brokers"
-    for root in (installation.folder / "brokers", installation.folder.parent.parent / "brokers", shipped):
+    package = Path(nightbell.__file__).resolve().parent
+    shipped = (package / "data" / "brokers", package.parents[1] / "brokers")  # in a wheel, in a clone
+    for root in (installation.folder / "brokers", installation.folder.parent.parent / "brokers", *shipped):
         if (root / settings).is_dir():
             return root / settings
     return None
@@ -39,6 +40,9 @@ def load_tuning(installation: Installation, name: str) -> BrokerTuning:
         known = ", ".join(installation.settings.brokers)
         raise BadInput(f"there is no broker {name!r} in this installation", where="MODULE", remedy=f"Use broker:NAME with one of {known}")
     folder = broker_folder(installation, name)
+    if folder is None and (named := installation.settings.brokers[name].settings):
+        where = f"{installation.folder / 'observatory.toml'}: brokers.{name}.settings"
+        raise BadInput(f"there is no folder brokers/{named}", where=where, remedy="Name a folder with a broker.toml, or leave it out")
     path = folder / "broker.toml" if folder is not None else None
     if path is None or not path.is_file():
         return BrokerTuning()

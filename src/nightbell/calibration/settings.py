@@ -14,6 +14,8 @@ class PreprocessorSettings:
     """The preprocessor: raw frames in, masters and calibrated frames out."""
 
     output_folder: str = setting("", doc="Folder of masters, products and the index; empty: products/ in the module's state folder")
-    cameras_folder: str = setting("", doc="Folder of your own camera files, relative to the installation; empty: shipped ones alone")
+    cameras_folder: str = setting(
+        "", names="path", doc="Folder of your own camera files, relative to the installation; empty: shipped ones alone"
+    )
     allow_missing: tuple[str, ...] = setting((), doc="Masters without which lights go on all the same: bias, dark, flat")
     batch_frames: int = setting(16, low=1, high=1000, doc="Most lights that are calibrated before their products are announced")

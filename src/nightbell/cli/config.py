@@ -8,6 +8,7 @@ import difflib
 import importlib
 import os
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nightbell.cli.output import Verbs, answer, conf_option, json_option, report
 from nightbell.contracts.errors import BadInput, Mistakes, NightbellError
 
 _ADDRESS = re.compile(r"tcp://.+:(\d+)")
+_CLOCK = re.compile(r"http://[^/:\s]+:(\d+)/\S+")
 
 
 @click.group(cls=Verbs)
@@ -81,11 +83,7 @@ def find_mistakes(root: Path) -> list[NightbellError]:
     known_brokers = brokers if table else None  # of a file that could not be read nothing is known
     mistakes += _process_mistakes(table.get("run"), brokers, str(place))
     mistakes += _address_mistakes(brokers, str(place))
-    clock = table.get("clock")
-    if isinstance(clock, dict) and clock.get("kind") == "simulator" and not clock.get("url"):
-        mistakes.append(
-            BadInput("is missing", where=f"{place}: clock.url", remedy='Give the simulator\'s: url = "http://HOST:PORT/sim/clock"')
-        )
+    mistakes += _clock_mistakes(table.get("clock"), str(place))
     for path in sorted((root / "modules").glob("*.toml")):
         mistakes += _module_mistakes(path, known_brokers)
     policy = root / "policy.toml"
@@ -94,10 +92,7 @@ def find_mistakes(root: Path) -> list[NightbellError]:
 
         with _kept(mistakes):
             load_policy(policy)
-    if not mistakes:
-        with _kept(mistakes):
-            _check_tuning(root)
-    return mistakes
+    return [*mistakes, *_tuning_mistakes(root)]
 
 
 @contextlib.contextmanager
@@ -145,6 +140,19 @@ def _address_mistakes(brokers: Mapping[str, Any], place: str) -> list[NightbellE
     return found
 
 
+def _clock_mistakes(clock: object, place: str) -> list[NightbellError]:
+    if not isinstance(clock, dict):
+        return []
+    url, where = clock.get("url", ""), f"{place}: clock.url"
+    remedy = 'Give the simulator\'s: url = "http://HOST:PORT/sim/clock"'
+    if not url and clock.get("kind") == "simulator":
+        return [BadInput("is missing", where=where, remedy=remedy)]
+    match = _CLOCK.fullmatch(url) if isinstance(url, str) and url else None
+    if isinstance(url, str) and url and (match is None or not 1 <= int(match[1]) <= 65535):
+        return [BadInput(f"{url!r} is no address", where=where, remedy=remedy)]
+    return []
+
+
 def _module_mistakes(path: Path, brokers: Mapping[str, Any] | None) -> list[NightbellError]:
     from nightbell.cli.processes import SETTINGS
     from nightbell.settings import read_settings, read_toml
@@ -157,20 +165,55 @@ def _module_mistakes(path: Path, brokers: Mapping[str, Any] | None) -> list[Nigh
         table = read_toml(path)
         broker = table.get("broker")
         if broker is not None and brokers is not None and broker not in brokers:
-            near = difflib.get_close_matches(str(broker), brokers, n=1)
-            remedy = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(brokers)}"
-            found.append(BadInput(f"{broker!r} is no broker of this installation", where=f"{path}: broker", remedy=remedy))
-        read_settings(table, settings_class(path.stem), where=str(path))
+            found.append(_no_broker(broker, brokers, f"{path}: broker"))
+        kind = settings_class(path.stem)
+        found += _reference_mistakes(table, kind, path, brokers)
+        read_settings(table, kind, where=str(path))
     return found
 
 
-def _check_tuning(root: Path) -> None:
+def _reference_mistakes(
+    table: Mapping[str, Any], kind: type, path: Path, brokers: Mapping[str, Any] | None, prefix: str = ""
+) -> list[NightbellError]:
+    """Files and brokers that settings name and that are not there; what was named in vain must not become a default in silence."""
+    found: list[NightbellError] = []
+    hints = typing.get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        value, where = table.get(one.name), f"{path}: {prefix}{one.name}"
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints[one.name]):
+            found += _reference_mistakes(value, hints[one.name], path, brokers, f"{prefix}{one.name}.")
+        if not isinstance(value, str) or not value or value == one.default:
+            continue
+        if one.metadata.get("names") == "path" and not (path.parents[1] / value).exists():
+            folder = (path.parents[1] / value).parent
+            near = difflib.get_close_matches(Path(value).name, [there.name for there in folder.glob("*")], n=1, cutoff=0.75)
+            remedy = f"Did you mean {(Path(value).parent / near[0]).as_posix()}?" if near else f"It is looked for in {folder}"
+            found.append(BadInput(f"there is no {value!r}", where=where, remedy=remedy))
+        if one.metadata.get("names") == "broker" and brokers is not None and value not in brokers:
+            found.append(_no_broker(value, brokers, where))
+    return found
+
+
+def _no_broker(name: object, brokers: Mapping[str, Any], where: str) -> NightbellError:
+    near = difflib.get_close_matches(str(name), brokers, n=1)
+    remedy = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(brokers)}"
+    return BadInput(f"{name!r} is no broker of this installation", where=where, remedy=remedy)
+
+
+def _tuning_mistakes(root: Path) -> list[NightbellError]:
+    """Of the brokers' own files, as far as observatory.toml says where they are."""
     from nightbell.bus.tuning import load_tuning
     from nightbell.settings import load_installation
 
-    installation = load_installation(root)
+    found: list[NightbellError] = []
+    try:
+        installation = load_installation(root)
+    except NightbellError:
+        return found  # its mistakes are told already
     for name in installation.settings.brokers:
-        load_tuning(installation, name)
+        with _kept(found):
+            load_tuning(installation, name)
+    return found
 
 
 @config.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.cli.output import answer, conf_option, json_option, reports_errors
 
 SMALLEST_LIBZMQ = (4, 3, 5)
 LEAST_FREE_GIB = 2.0
@@ -36,11 +36,23 @@ def doctor(conf: Path | None, *, as_json: bool) -> None:
     import sys
 
     findings = [*_machine(), *_libraries(), *_installation(conf)]
-    rows = [(one["state"].upper() if one["state"] != "ok" else "ok", one["what"], one["found"], one["remedy"]) for one in findings]
     bad = any(one["state"] == "bad" for one in findings)
-    answer({"ok": not bad, "findings": findings}, as_json, lambda: table(rows, ("", "what", "found", "what to do")))
+    answer({"ok": not bad, "findings": findings}, as_json, lambda: _text_of(findings))
     if bad:
         sys.exit(1)
+
+
+def _text_of(findings: list[dict[str, str]]) -> str:
+    """A line each; below what is not well, what to do. At the end how many there are, for who reads the end first."""
+    width = max(len(one["what"]) for one in findings)
+    lines = []
+    for one in findings:
+        mark = "ok  " if one["state"] == "ok" else one["state"].upper().ljust(4)
+        lines.append(f"{mark}  {one['what'].ljust(width)}  {one['found']}")
+        if one["remedy"]:
+            lines.append(f"{'':{width + 8}}-> {one['remedy']}")
+    n_bad, n_warn = (sum(one["state"] == state for one in findings) for state in ("bad", "warn"))
+    return "\n".join([*lines, "", f"{len(findings)} checks: {n_bad} bad, {n_warn} to look at"])
 
 
 def _finding(state: str, what: str, found: str, remedy: str = "") -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from nightbell.contracts.errors import NightbellError
+from nightbell.contracts.errors import Mistakes, NightbellError
 
 __all__ = ["Progress", "Verbs", "answer", "conf_option", "json_option", "note", "reports_errors", "run_command", "shell_word", "table"]
 
@@ -85,7 +85,10 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
         except NightbellError as error:
             if kwargs.get("as_json"):
                 answer({"error": error.as_dict()}, as_json=True)
-            note(f"nightbell: {error}")
+            several = error.mistakes if isinstance(error, Mistakes) and len(error.mistakes) > 1 else ()
+            note(f"nightbell: {len(several)} mistakes" if several else f"nightbell: {error}")
+            for one in several:
+                note(f"  {one}")
             sys.exit(error.exit_status)
         except KeyboardInterrupt:
             if kwargs.get("as_json"):

@@ -13,7 +13,7 @@ __all__ = ["KINDS", "WorldClock", "open_device"]
 
 KINDS = ("dome", "mount", "camera", "filter_wheel", "focuser", "cover_calibrator", "weather", "safety_monitor", "switch")
 
-# driver -> module with `open_device(kind, name, config, clock)`. Imported on use: a manual observatory loads no HTTP client.
+# driver -> module with `open_device(kind, name, config, clock)`. Imported on use: who drives nothing over HTTP loads no HTTP client.
 _DRIVERS = {
     "alpaca": "nightbell.devices.alpaca.drivers",
 }

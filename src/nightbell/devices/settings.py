@@ -9,14 +9,14 @@ from nightbell.settings import setting
 
 __all__ = ["DRIVERS", "DeviceSettings"]
 
-DRIVERS = ("alpaca", "manual")
+DRIVERS = ("alpaca",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSettings:
     """[devices.NAME] One device: which driver, and where the hardware answers."""
 
-    driver: str = setting("alpaca", choices=DRIVERS, doc="How it is driven: alpaca (HTTP), or manual (a human is asked)")
+    driver: str = setting("alpaca", choices=DRIVERS, doc="How it is driven: alpaca (HTTP)")
     host: str = setting("127.0.0.1", doc="Host of the device server")
     port: int = setting(11111, low=1, high=65535, doc="TCP port of the device server")
     number: int = setting(0, low=0, high=4294967295, doc="Device number at that server")

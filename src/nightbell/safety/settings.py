@@ -146,7 +146,7 @@ class AlarmSettings:
     smtp_port: int = setting(587, low=1, high=65535, doc="Its port")
     smtp_starttls: bool = setting(True, doc="Encrypt with STARTTLS")
     smtp_user: str = setting("", doc="User; empty: no login")
-    smtp_password_file: str = setting("", doc="File with the password, relative to the installation")
+    smtp_password_file: str = setting("", names="path", doc="File with the password, relative to the installation")
     smtp_from: str = setting("nightbell@localhost", doc="Sender")
     smtp_to: tuple[str, ...] = setting((), doc="Receivers")
     deadline_s: float = setting(10.0, unit="real s", low=0.5, high=60, doc="One delivery may take so long")

@@ -127,7 +127,9 @@ class SimulatorSettings:
     camera: CameraSettings = setting(CameraSettings(), doc="The camera")
     galaxies: tuple[GalaxySettings, ...] = setting((), doc="Galaxies of the sky")
     catalogue: str = setting(
-        "", doc="CSV of more galaxies (name, ra_deg, dec_deg, optional mag columns), relative to the installation; empty: none"
+        "",
+        names="path",
+        doc="CSV of more galaxies (name, ra_deg, dec_deg, optional mag columns), relative to the installation; empty: none",
     )
     references: str = setting(
         "", doc="Folder, relative to home, for deep reference frames of the [[galaxies]]; what is missing is rendered at start; empty: none"
