@@ -177,6 +177,32 @@ def test_an_image_in_an_extension_is_read_and_said_two_are_refused(tmp_path):
     assert _word(tmp_path / "two.fits") == "AMBIGUOUS_HDU"
 
 
+def test_what_only_the_first_unit_tells_of_an_image_in_an_extension_is_read(tmp_path):
+    first, image = fits.PrimaryHDU(), fits.ImageHDU(np.ones((4, 5), np.uint16), name="CHIP1")
+    first.header["IMAGETYP"], first.header["GAIN"], image.header["GAIN"] = "flat", 1.0, 2.0
+    first.header["LONG"] = "x" * 150
+    fits.HDUList([first, image]).writeto(tmp_path / "a.fits")
+    header = fits.Header.fromstring(read_frame(tmp_path / "a.fits").header_text)
+    assert (header["IMAGETYP"], header["GAIN"], header["NAXIS"], header["LONG"]) == ("flat", 2.0, 2, "x" * 150)
+
+
+def test_uncertainty_and_mask_beside_an_image_are_not_images_of_their_own(tmp_path):
+    planes = [fits.PrimaryHDU(np.ones((4, 5), np.float32)), *(fits.ImageHDU(np.ones((4, 5), np.uint8), name=n) for n in ("MASK", "UNCERT"))]
+    fits.HDUList(planes).writeto(tmp_path / "a.fits")
+    assert [one.code for one in read_frame(tmp_path / "a.fits").ambiguities] == ["HDU"]
+
+
+def test_a_product_is_not_taken_for_a_raw_frame(tmp_path):
+    path = _frame(tmp_path)
+    fits.setval(path, "NBPRODID", value="ab" * 32)
+    assert _word(path) == "PRODUCT"
+
+
+@pytest.mark.parametrize(("dtype", "ceiling"), [("u1", 255.0), ("i2", 32767.0), ("u2", 65535.0), ("i4", np.inf), ("f4", np.inf)])
+def test_the_largest_count_is_that_of_the_files_type(tmp_path, dtype, ceiling):
+    assert read_frame(_frame(tmp_path, data=np.ones((4, 5), dtype))).ceiling_adu == ceiling
+
+
 def test_a_cube_is_refused_but_one_plane_is_an_image(tmp_path):
     assert _word(_frame(tmp_path, "cube.fits", np.zeros((3, 20, 20), np.uint16))) == "CUBE"
     assert read_frame(_frame(tmp_path, "plane.fits", np.zeros((1, 20, 30), np.uint16))).pixels.shape == (20, 30)

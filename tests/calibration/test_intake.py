@@ -61,6 +61,65 @@ def test_a_frame_that_nothing_names_is_refused(camera):
         intake(camera.take("", name="img001", exposure_s=5.0, header={"IMAGETYP": None}), CAMERAS)
 
 
+@pytest.mark.parametrize(
+    ("header", "name", "kind"),
+    [
+        ({"DATA-TYP": "OBJECT"}, "a", "light"),
+        ({"OBJECT": "Bias"}, "a", "bias"),
+        ({"OBJECT": "dome flat V"}, "a", "flat"),
+        ({"OBJECT": "dark 60s"}, "NGC7000_Light", "dark"),
+        ({}, "flatV_001", "flat"),
+        ({}, "DarkBefore-001", "dark"),
+        ({}, "NGC7000_Light_003", "light"),
+    ],
+)
+def test_without_an_imagetyp_other_words_tell_the_kind(camera, header, name, kind):
+    path = camera.take("", name=name, exposure_s=60.0, header={"IMAGETYP": None, **header})
+    assert intake(path, CAMERAS)[0].kind == kind
+
+
+def test_folders_far_above_a_frame_do_not_tell_its_kind(camera):
+    with pytest.raises(BadInput, match="KIND"):
+        intake(camera.take("", name="science/2027/a/b/c", exposure_s=60.0, header={"IMAGETYP": None}), CAMERAS)
+
+
+def test_the_filter_of_other_telescopes_is_found(camera):
+    for key in ("FILTERS", "FILTER01"):
+        assert intake(camera.take("LIGHT", filter_name=None, header={key: "W-J-V"}), CAMERAS)[0].filter == "W-J-V"
+
+
+def test_a_date_of_before_2000_is_a_date(camera):
+    exposure, _ = intake(camera.take("LIGHT", header={"DATE-OBS": "12/03/98", "UT": "04:05:06"}), CAMERAS)
+    assert exposure.date_obs_utc == "1998-03-12T04:05:06.000Z"
+
+
+def test_a_frame_that_another_program_has_calibrated_is_refused(camera):
+    with pytest.raises(BadInput, match="CALSTAT = 'BDF'"):
+        intake(camera.take("LIGHT", header={"CALSTAT": "BDF"}), CAMERAS)
+
+
+def test_a_master_made_elsewhere_is_known_as_one(camera):
+    assert intake(camera.take("Master Bias"), CAMERAS)[0].is_combined
+    assert intake(camera.take("Bias Frame", header={"NCOMBINE": 20}), CAMERAS)[0].is_combined
+    assert not intake(camera.take("Bias Frame", header={"NCOMBINE": 1}), CAMERAS)[0].is_combined
+
+
+def test_frames_of_another_amplifier_setting_do_not_meet(camera):
+    low, high, silent = (
+        intake(camera.take("Bias Frame", header=header), CAMERAS)[0].setup
+        for header in ({"GAIN": 0, "OFFSET": 21}, {"GAIN": 139, "OFFSET": 21}, {})
+    )
+    assert low.differences(high) == ("gain setting 139 offset 21, not 0 offset 21",)
+    assert silent.differences(high) == ()
+
+
+def test_a_32_bit_frame_full_of_65535_is_saturated_there_and_another_is_not(camera):
+    full, other = np.full((96, 128), 900, np.int32), np.full((96, 128), 900, np.int32)
+    full[3, 4], other[3, 4] = 65535, 65536
+    assert intake(camera.take("LIGHT", pixels=full), CAMERAS)[0].saturation_adu == 65535.0
+    assert intake(camera.take("LIGHT", pixels=other), CAMERAS)[0].saturation_adu == np.inf
+
+
 def test_two_exposure_times_that_differ_are_said(camera):
     exposure, _ = intake(camera.take("light", exposure_s=60.0, header={"EXPOSURE": 30.0}), CAMERAS)
     assert exposure.exposure_s == 60.0

@@ -4,13 +4,14 @@ Pure Python until the claims hold. Plain FITS, gzip (inflated no further than it
 (RICE, GZIP: decoded by astropy once the table's claims hold). A refusal is `BadInput` whose `word` is one of:
 
     NOT_FITS TRUNCATED_HEADER TRUNCATED_DATA TRUNCATED_GZIP SIZE BAD_NAXIS BAD_BITPIX BAD_CARD NO_END GZIP_BOMB
-    AMBIGUOUS_HDU NO_IMAGE CUBE WRONG_BZERO NOT_FINITE NOT_A_FILE
+    AMBIGUOUS_HDU NO_IMAGE CUBE WRONG_BZERO NOT_FINITE NOT_A_FILE PRODUCT
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import stat
@@ -37,6 +38,10 @@ LARGEST_AXIS = 65536
 LARGEST_GZIP_RATIO = 200
 """Beyond it an archive of more than 64 MB inside is a bomb, not a frame: real frames reach 3, blank ones 1000 but small."""
 _BITPIX = {8: 1, 16: 2, 32: 4, 64: 8, -32: 4, -64: 8}
+_COMPANIONS = {"UNCERT", "MASK", "FLAGS"}
+"""Extensions that astropy's CCDData writes beside its image: they are of the frame, not frames."""
+_OF_ITS_OWN_UNIT = re.compile(r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|BZERO|BSCALE|BLANK|CHECKSUM|DATASUM|EXTNAME|END|")
+"""Keywords that describe the unit they stand in."""
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
@@ -52,7 +57,9 @@ class Ambiguity:
 class RawFrame:
     """A file as it came: its hashes, the header of its image as 80-character cards, and the pixels `[y, x]`.
 
-    `pixels` is uint16 for unsigned 16-bit data and float32 for everything else; nothing has been done to them.
+    `pixels` is uint16 for unsigned data of 8 and 16 bits and float32 for everything else; nothing has been done to them.
+    `ceiling_adu` is the largest count that can be stored, infinite where the file's type sets no such limit. For an image in an
+    extension, cards that only the first unit has stand behind its own.
     """
 
     path: Path
@@ -61,6 +68,7 @@ class RawFrame:
     data_sha256: str
     header_text: str
     pixels: NDArray[Any]
+    ceiling_adu: float
     hdu: int
     ambiguities: tuple[Ambiguity, ...]
 
@@ -86,13 +94,13 @@ def read_frame(path: Path) -> RawFrame:
         ambiguities.append(Ambiguity("NAME", f"{path.name} holds FITS although its name says otherwise"))
     if not content.startswith(b"SIMPLE  ="):
         raise _bad("NOT_FITS", path, "it does not begin with 'SIMPLE  ='", "Give a FITS file (plain, .gz or .fz)")
-    hdu, number, n_images = _find_image(content, path, ambiguities)
-    if n_images > 1:
-        raise _bad("AMBIGUOUS_HDU", path, f"it holds {n_images} images", "Give a file with one image, or split it by extension")
+    first, hdu, number = _find_image(content, path, ambiguities)
     if hdu.cards.get("ZIMAGE") == "T":
         pixels, text = _decode_tiles(content, number, path)
     else:
         pixels, text = _decode(content, hdu, path, ambiguities), hdu.text
+    if number > 0:
+        text += _inherited(first.text, text)
     return RawFrame(
         path=path,
         sha256=digest,
@@ -100,6 +108,7 @@ def read_frame(path: Path) -> RawFrame:
         data_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
         header_text=text,
         pixels=_finite(pixels, path, ambiguities),
+        ceiling_adu=_ceiling_adu(hdu.cards, path),
         hdu=number,
         ambiguities=tuple(ambiguities),
     )
@@ -160,18 +169,54 @@ def _padded(n: int) -> int:
     return -(-n // BLOCK) * BLOCK
 
 
-def _find_image(content: bytes, path: Path, ambiguities: list[Ambiguity]) -> tuple[_Hdu, int, int]:
-    found: list[tuple[_Hdu, int]] = []
-    for number, hdu in enumerate(_walk(content, path, ambiguities)):
-        kind = hdu.cards.get("XTENSION", "").strip()
-        is_image = number == 0 or kind.startswith("IMAGE") or hdu.cards.get("ZIMAGE") == "T"
-        if is_image and hdu.data_bytes:
-            found.append((hdu, number))
-    if not found:
+def _find_image(content: bytes, path: Path, ambiguities: list[Ambiguity]) -> tuple[_Hdu, _Hdu, int]:
+    """The first unit, the unit of the one image, and its number."""
+    units = list(_walk(content, path, ambiguities))
+    if "NBPRODID" in units[0].cards:
+        kind = units[0].cards.get("IMAGETYP", "").lower()
+        remedy = "Calibrate into the folder that holds it" if kind.startswith("master") else "Give the raw frame that it was made of"
+        raise _bad("PRODUCT", path, f"it is a product ({kind}), not a raw frame", remedy, "NBPRODID")
+    images = [(hdu, number) for number, hdu in enumerate(units) if hdu.data_bytes and _is_image(hdu, number)]
+    if not images:
         raise _bad("NO_IMAGE", path, "it holds no image", "Give a frame with pixels (NAXIS 2)", "NAXIS")
-    if found[0][1] > 0 and found[0][0].cards.get("ZIMAGE") != "T":
-        ambiguities.append(Ambiguity("HDU", f"the image is in extension {found[0][1]}, not in the first unit"))
-    return found[0][0], found[0][1], len(found)
+    alone = [one for one in images if one[0].cards.get("EXTNAME", "").strip().upper() not in _COMPANIONS]
+    if len(alone) != 1:
+        raise _bad("AMBIGUOUS_HDU", path, f"it holds {len(images)} images", "Give a file with one image, or split it by extension")
+    hdu, number = alone[0]
+    if len(images) > 1:
+        names = ", ".join(one.cards["EXTNAME"].strip() for one, _ in images if one is not hdu)
+        ambiguities.append(Ambiguity("HDU", f"{names} beside the image are ignored: uncertainty and mask are made anew"))
+    if number > 0 and hdu.cards.get("ZIMAGE") != "T":
+        ambiguities.append(Ambiguity("HDU", f"the image is in extension {number}, not in the first unit"))
+    return units[0], hdu, number
+
+
+def _is_image(hdu: _Hdu, number: int) -> bool:
+    return number == 0 or hdu.cards.get("XTENSION", "").strip().startswith("IMAGE") or hdu.cards.get("ZIMAGE") == "T"
+
+
+def _inherited(first: str, own: str) -> str:
+    """Cards of the `first` unit's header that the image's `own` lacks: what was observed often stands there alone."""
+    known = {own[start : start + 8].strip() for start in range(0, len(own), CARD)}
+    taken: list[str] = []
+    keep = False
+    for start in range(0, len(first), CARD):
+        keyword = first[start : start + 8].strip()
+        if keyword != "CONTINUE":  # the rest of a long text goes where its beginning went
+            keep = keyword == "HIERARCH" or not (keyword in known or _OF_ITS_OWN_UNIT.fullmatch(keyword))
+        if keep:
+            taken.append(first[start : start + CARD].ljust(CARD))
+    return "".join(taken)
+
+
+def _ceiling_adu(cards: dict[str, str], path: Path) -> float:
+    """The largest count an integer type of up to 16 bits can store."""
+    bitpix = int(cards.get("ZBITPIX", cards["BITPIX"]))
+    if bitpix not in {8, 16}:
+        return math.inf
+    largest = 255.0 if bitpix == 8 else 32767.0
+    scale, zero = _number(cards, "BSCALE", path, 1.0), _number(cards, "BZERO", path, 0.0)
+    return largest * scale + zero if scale > 0 else math.inf
 
 
 def _walk(content: bytes, path: Path, ambiguities: list[Ambiguity]) -> Iterator[_Hdu]:

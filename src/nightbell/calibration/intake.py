@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from nightbell.contracts.instants import format_utc, parse_utc
 __all__ = ["KINDS", "Exposure", "Section", "Setup", "intake", "parse_section"]
 
 KINDS = ("bias", "dark", "flat", "light", "other")
-_KIND_KEYS = ("IMAGETYP", "OBSTYPE", "IMGTYPE", "IMAGETYPE", "FRAME", "EXPTYPE")
+_KIND_KEYS = ("IMAGETYP", "OBSTYPE", "IMGTYPE", "IMAGETYPE", "FRAME", "EXPTYPE", "DATA-TYP", "OBS_TYPE")
 _WORDS = {
     "bias": "bias", "zero": "bias", "dark": "dark", "flat": "flat", "skyflat": "flat", "domeflat": "flat", "twilightflat": "flat",
     "twiflat": "flat", "lampflat": "flat", "light": "light", "object": "light", "science": "light", "sci": "light", "tricolor": "light",
@@ -34,9 +34,12 @@ _WORDS = {
 }  # fmt: skip
 _PICTTYPE = {1: "light", 2: "bias", 3: "dark", 4: "flat"}
 _EXPOSURE_KEYS = ("EXPTIME", "EXPOSURE", "ITIME", "EXPOSE")
-_FILTER_KEYS = ("FILTER", "INSFLNAM", "FILTNAM", "FILT", "FILTER1")
+_FILTER_KEYS = ("FILTER", "INSFLNAM", "FILTNAM", "FILT", "FILTERS", "FILTER01", "FILTER1")
 _CLEAR = {"open", "free", "clear", "air", "none", "empty"}
 _TEMPERATURE_KEYS = ("CCD-TEMP", "CCDTEMP", "DETTEMP", "CCD_TEMP")
+_FOLDERS_THAT_TELL = 3
+"""A frame's kind may be told by so many of the folders it lies in; what stands above is somebody's home."""
+_LARGEST_16_BIT = 65535.0
 _DAY_NS = 86_400_000_000_000
 
 
@@ -77,7 +80,9 @@ class Setup:
         words: list[str] = []
         for name in ("camera", "shape", "binning", "window", "read_mode", "gain_setting", "data_section", "overscan_section"):
             mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
+            # Programs that leave the setting out of calibration frames say nothing against it.
+            unsaid = name == "gain_setting" and not (mine and theirs)
+            if mine != theirs and not unsaid:
                 words.append(f"{name.replace('_', ' ')} {_plain(theirs)}, not {_plain(mine)}")
         a, b = self.gain_e_per_adu, other.gain_e_per_adu
         if a is not None and b is not None and abs(a - b) > 0.005 * a:
@@ -110,6 +115,8 @@ class Exposure:
     set_temperature_c: float | None
     start_ns: int | None
     night: str
+    is_combined: bool
+    """A calibration frame that others have made of several."""
     object_name: str | None
     target_id: str | None
     frame_id: str | None
@@ -227,15 +234,13 @@ class _Reader:
             binning=binning,
             window=self.window(),
             read_mode=self.text("READMODE", "READOUTM", "CCDSPEED", "RDSPEED") or "",
-            gain_setting=self.text("GAINSET", "GAINRAW") or "",
+            gain_setting=self.gain_setting(gain),
             gain_e_per_adu=gain,
             data_section=str(data),
             overscan_section=str(overscan or ""),
         )
-        saturation = self.rules.saturation_adu or self.positive("SATURATE", "MAXLIN") or (65535.0 if self.is_16_bit() else math.inf)
-        if self.is_16_bit():
-            saturation = min(saturation, 65535.0)
         name = self.text("OBJECT")
+        self.refuse_what_is_calibrated()
         if self.number("PEDESTAL"):
             self.doubt("PEDESTAL", f"PEDESTAL = {self.number('PEDESTAL'):g} is not applied: bias and dark frames carry it too")
         return Exposure(
@@ -251,11 +256,12 @@ class _Reader:
             exposure_s=exposure_s,
             gain_e_per_adu=gain,
             read_noise_e=self.positive(self.rules.read_noise_key, "RDNOISE", "CCDRON", "READNOIS", "RON") or self.rules.read_noise_e,
-            saturation_adu=saturation,
+            saturation_adu=self.saturation_adu(),
             temperature_c=self.number(*_TEMPERATURE_KEYS),
             set_temperature_c=self.number("SET-TEMP"),
             start_ns=start_ns,
             night=self.night(start_ns),
+            is_combined=self.is_combined(kind),
             object_name=self.rules.object_fix.get(name, name) if name else None,
             target_id=self.text("OBJID"),
             frame_id=self.text("FRAMEID"),
@@ -273,8 +279,39 @@ class _Reader:
         value = self.number(*(key for key in keys if key))
         return value if value is not None and value > 0 else None
 
-    def is_16_bit(self) -> bool:
-        return self.frame.pixels.dtype == np.uint16
+    def refuse_what_is_calibrated(self) -> None:
+        """What a program has already taken off must not be taken off again."""
+        for key in ("CALSTAT", "ZEROCOR", "DARKCOR", "FLATCOR"):
+            word = self.text(key)
+            if word and (key != "CALSTAT" or set(word.upper()) <= set("BDFM")):
+                raise BadInput(
+                    f"CALIBRATED: {key} = {word!r} says that it is no raw frame any more",
+                    where=f"{self.frame.path}: {key}",
+                    remedy="Give the raw frame that it was made of",
+                    code="CALIBRATED",
+                )
+
+    def saturation_adu(self) -> float:
+        """What camera file or header say, never above what the file's type can hold."""
+        said, ceiling = self.rules.saturation_adu or self.positive("SATURATE", "MAXLIN"), self.frame.ceiling_adu
+        if said is None and not math.isfinite(ceiling) and float(np.nanmax(self.frame.pixels, initial=0)) == _LARGEST_16_BIT:
+            self.doubt(
+                "SATURATION", "its brightest pixels have 65535 counts, as a full 16-bit converter gives; they are taken as saturated"
+            )
+            return _LARGEST_16_BIT
+        return min(said or math.inf, ceiling)
+
+    def is_combined(self, kind: str) -> bool:
+        if kind not in {"bias", "dark", "flat"}:
+            return False
+        n = self.number("NCOMBINE", "SNAPSHOT", "STACKCNT")
+        word = " ".join(filter(None, (self.text(*_KIND_KEYS), self.frame.path.name))).lower()
+        combined = (
+            self.values.get("COMBINED") is True or (n is not None and n > 1) or "master" in word or "super" in re.split(r"[^a-z]", word)
+        )
+        if combined:
+            self.doubt("MASTER", "a master made elsewhere" + (f", of {n:g} frames" if n else "") + ": used only where no raw frames are")
+        return combined
 
     def by_name(self) -> dict[str, str]:
         match = re.search(self.rules.names, self.frame.path.name) if self.rules.names else None
@@ -303,6 +340,7 @@ class _Reader:
         by_header = self.word_to_kind(word) if word else None
         if by_header is None and (number := self.number("PICTTYPE")) is not None:
             by_header = _PICTTYPE.get(int(number))
+        by_object = _kind_in(self.text("OBJECT") or "", calibration_only=True)
         by_folder = next((kind for folder, kind in self.rules.folders.items() if folder.lower() in map(str.lower, path.parts[:-1])), None)
         by_name = self.word_to_kind(named["kind"]) if "kind" in named else _kind_in(path.name)
         if by_header is not None:
@@ -312,17 +350,19 @@ class _Reader:
             if by_header == "bias" and exposure_s:
                 self.doubt("KIND", f"a bias of {exposure_s:g} s")
             return by_header
-        guess = by_folder or by_name or next((kind for part in reversed(path.parts[:-1]) if (kind := _kind_in(part))), None)
+        by_place = next((kind for part in reversed(path.parts[-1 - _FOLDERS_THAT_TELL : -1]) if (kind := _kind_in(part))), None)
+        guess = by_folder or by_object or by_name or by_place
         if guess is None and exposure_s == 0:
             guess = "bias"
         if guess is None:
             raise BadInput(
-                f"KIND: neither header ({'/'.join(keys)}{f' = {word!r}' if word else ''}) nor name tell bias, dark, flat or light",
+                f"KIND: neither header ({'/'.join(keys[:5])}{f' = {word!r}' if word else ''}) nor name tell bias, dark, flat or light",
                 where=f"{path}: {keys[0]}",
                 remedy="Write IMAGETYP, or give a camera file with `kinds`, `folders` or `names`",
                 code="KIND",
             )
-        self.doubt("KIND", f"the header says {word!r}, the name {guess}; the name is taken" if word else f"by its name or folder: {guess}")
+        said = f"the header says {word!r}; " if word else ""
+        self.doubt("KIND", f"{said}by its {'OBJECT' if guess == by_object and not by_folder else 'name or folder'}: {guess}")
         return guess
 
     def word_to_kind(self, word: str) -> str | None:
@@ -370,6 +410,14 @@ class _Reader:
         self.doubt("GAIN", "no gain in electrons per count" + (f"; GAIN = {value:g} is a setting" if value is not None else ""))
         return None
 
+    def gain_setting(self, gain_e_per_adu: float | None) -> str:
+        """The amplifier's settings in the camera's own numbers: what changes them changes bias and gain."""
+        setting, given, offset = self.text("GAINSET", "GAINRAW"), self.number("GAIN"), self.number("OFFSET", "BLKLEVEL")
+        if setting is None and given is not None and given != gain_e_per_adu:
+            setting = f"{given:g}"
+        # A fraction is no setting of a converter; others say OFFSET of a telescope's.
+        return (setting or "") + (f" offset {offset:g}" if offset is not None and offset.is_integer() else "")
+
     def binning(self) -> tuple[int, int]:
         both = self.text("CCDSUM")
         if both and re.fullmatch(r"\d+\s+\d+", both):
@@ -414,6 +462,9 @@ class _Reader:
 
     def start_ns(self) -> int | None:
         date = self.text("DATE-OBS", "DATE-BEG", "DATEOBS")
+        if date and (old := re.fullmatch(r"(\d\d)/(\d\d)/(\d\d)", date)):
+            # Before 2000 FITS wrote DD/MM/YY, and meant 19YY.
+            date = f"19{old[3]}-{old[2]}-{old[1]}"
         time_of_day = self.text("TIME-OBS", "UT", "UTSTART", "UTC-OBS")
         if date and "T" not in date and time_of_day and ":" in time_of_day:
             date = f"{date}T{time_of_day}"
@@ -438,6 +489,13 @@ class _Reader:
         return format_utc(start_ns + shift_ns)[:10]
 
 
-def _kind_in(text: str) -> str | None:
-    words: Sequence[str] = re.split(r"[^a-z]+", text.lower())
-    return next((kind for word in words if (kind := _WORDS.get(word.rstrip("s") if word != "bias" else word)) and kind != "other"), None)
+def _kind_in(text: str, *, calibration_only: bool = False) -> str | None:
+    """The kind that a word of `text` names: 'Bias_001', 'flatV', 'DARKS'; None when none does."""
+    # 'flatV' and 'DarkBefore' are two words, 'NGC' is one.
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", text)
+    kinds = {"bias", "dark", "flat"} if calibration_only else {"bias", "dark", "flat", "light"}
+    for word in map(str.lower, words):
+        kind = _WORDS.get(word) or _WORDS.get(word.removesuffix("es")) or _WORDS.get(word.removesuffix("s"))
+        if kind in kinds:
+            return kind
+    return None
