@@ -96,6 +96,7 @@ class PaperHouse:
         return self.frames.get(f"{frame_id}/{kind}")
 
     def plan(self) -> dict[str, Any]:
+        threading.Event().wait(self.slow_s.get("plan", 0.0))
         if "telescope" in self.refuse:
             raise self.refuse["telescope"]
         return {"night": "2027-04-12", "revision": 2, "items": [], "rejected": [{"name": "NGC1", "reason": "never above 25 deg"}]}

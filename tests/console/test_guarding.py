@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,7 @@ from nightbell.console.users import Users
 from nightbell.contracts.errors import BadInput, Refused
 
 from .conftest import PASSWORD, Person
-from .house import RunningConsole
+from .house import RunningConsole, until
 
 
 def raw(console: RunningConsole, request: bytes) -> bytes:
@@ -90,6 +91,22 @@ def test_many_failures_slow_the_next_try_but_the_right_password_still_enters(con
         for _ in range(6):
             http.post("/login", data={"name": "maria", "password": "wrong"})
         assert http.post("/login", data={"name": "maria", "password": PASSWORD}).status_code == 303
+
+
+def test_a_flood_of_log_ins_is_turned_away_and_delays_nobody_who_is_logged_in(person: Person, console: RunningConsole) -> None:
+    person.log_in()
+    with ThreadPoolExecutor(30) as pool:
+
+        def guess(n: int) -> int:
+            with httpx.Client(base_url=console.url, headers={"Sec-Fetch-Site": "same-origin"}, timeout=60) as stranger:
+                return stranger.post("/login", data={"name": f"n{n}", "password": "wrong"}).status_code
+
+        flood = [pool.submit(guess, n) for n in range(30)]
+        until(lambda: len(console.house.audited) > 1, 30)
+        assert person.do("abort").json()["done"] is True
+        assert not all(one.done() for one in flood), "the flood was still on"
+        statuses = {one.result() for one in flood}
+    assert statuses == {403, 429}
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "TRACE", "OPTIONS", "PATCH"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from nightbell.console.app import STREAMS_MOST, WAITING_MOST
 from nightbell.console.words import LogRow, Picture
 from nightbell.contracts.commands import Abort, CalibrateNight, CloseDome, CloseNight, OpenNight
 
@@ -84,6 +87,40 @@ def test_a_silent_telescope_does_not_keep_abort_from_safety(person: Person, cons
     assert answer["done"] is False
     assert answer["answers"]["safety"].startswith("done")
     assert answer["answers"]["telescope"] == "waiting for its answer"
+
+
+def test_an_abort_goes_out_while_everything_else_hangs(person: Person, console: RunningConsole) -> None:
+    person.log_in()
+    console.house.slow_s = {"preprocessor": 30.0, "plan": 30.0}
+
+    def hang(n: int) -> None:
+        with contextlib.suppress(httpx.HTTPError):  # cut off when the console stops
+            person.http.get("/plan") if n % 4 == 0 else person.do("calibrate", night="2027-04-12")
+
+    for n in range(40):
+        threading.Thread(target=hang, args=(n,), daemon=True).start()
+    until(lambda: len(console.house.asked) == 30)
+    began = time.monotonic()
+    answer = person.do("abort").json()
+    assert answer["done"] is True
+    assert time.monotonic() - began < 1.5
+    assert {type(command) for command in console.house.asked} > {Abort, CloseDome}
+    stopping = time.monotonic()
+    console.stop()
+    assert time.monotonic() - stopping < 5, "nor does what hangs keep the process from ending"
+
+
+def test_more_waiting_commands_than_anybody_means_are_refused_but_never_an_abort(person: Person, console: RunningConsole) -> None:
+    person.log_in()
+    console.house.slow_s = {"preprocessor": 30.0}
+    with ThreadPoolExecutor(WAITING_MOST + 1) as pool:
+        waiting = [pool.submit(person.do, "calibrate", night="2027-04-12") for _ in range(WAITING_MOST)]
+        until(lambda: len(console.house.asked) == WAITING_MOST)
+        refused_one = person.do("calibrate", night="2027-04-12")
+        assert refused_one.status_code == 429
+        assert "still waiting for their answers" in refused_one.json()["error"]
+        assert person.do("abort").json()["ok"] is True
+        assert {one.result().status_code for one in waiting} == {200}
 
 
 def test_abort_and_close_are_on_every_page_as_plain_forms(person: Person) -> None:
@@ -182,10 +219,30 @@ def test_every_command_is_audited_with_who_and_what_was_answered(person: Person,
     assert not any(PASSWORD in str(one) for one in console.house.audited)
 
 
+def test_what_is_older_than_its_limit_is_called_stale_without_javascript_too(person: Person, console: RunningConsole) -> None:
+    person.log_in()
+    console.house.safety["lease"] = {"holder": "telescope:3", "age_s": 25.0, "limit_s": 20.0}
+    assert re.search(r'class="age stale"[^>]*>STALE 2\d s<', person.http.get("/").text)
+
+
+def test_a_page_that_does_not_exist_is_named(person: Person) -> None:
+    answer = person.log_in().http.get("/no/such<b>")
+    assert answer.status_code == 404
+    assert "There is no page /no/such&lt;b&gt;." in answer.text
+
+
+@pytest.mark.parametrize(("here", "back"), [("/events", "/events"), ("https://evil.example/", "/"), ("//evil.example", "/"), ("", "/")])
+def test_choosing_a_theme_leads_back_to_the_same_page_and_nowhere_else(person: Person, here: str, back: str) -> None:
+    answer = person.log_in().http.post("/theme", data={"token": person.token, "theme": "red", "here": here})
+    assert answer.headers["location"] == back
+    assert 'data-theme="red"' in person.http.get("/events").text
+
+
 def test_the_broker_being_away_is_said_and_changes_nothing_else(person: Person, console: RunningConsole) -> None:
     person.log_in()
+    assert re.search(r'id="broker"[^>]* hidden>', person.http.get("/").text)
     console.house.broker = False
-    assert "The broker is not reachable" in person.http.get("/").text
+    assert not re.search(r'id="broker"[^>]* hidden>', person.http.get("/").text)
     assert person.do("abort").json()["ok"] is True
 
 
@@ -227,6 +284,23 @@ def test_a_frame_is_shown_as_a_jpeg_and_cached_by_its_hash(person: Person, conso
     assert answer.content[:2] == b"\xff\xd8"
     assert person.http.get("/frame/f1/raw.jpg", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
     assert "/frame/f1/raw.jpg" in person.http.get("/").text
+
+
+def test_a_calibrated_frame_is_shown_beside_its_uncertainty_and_mask(person: Person, console: RunningConsole, tmp_path: Path) -> None:
+    import numpy as np
+
+    from nightbell.calibration.engine import Plane
+    from nightbell.calibration.products import write_product
+
+    data = np.random.default_rng(1).normal(600, 20, (64, 96)).astype(np.float32)
+    data[3, 4] = np.nan
+    plane = Plane(data, np.ones_like(data), np.zeros(data.shape, np.uint8))
+    path = tmp_path / "product.fits"
+    write_product(path, plane, "electron", (), (), part_name="p")
+    console.house.frames["f1/calibrated"] = Picture("f1", "calibrated", str(path), "abc", "NGC4993 r done")
+    answer = person.log_in().http.get("/frame/f1/calibrated.jpg")
+    assert answer.headers.get("content-type") == "image/jpeg", answer.text
+    assert "Last calibrated frame: NGC4993 r done" in person.http.get("/").text
 
 
 @pytest.mark.parametrize("frame_id", ["..%2f..%2fetc%2fpasswd", "%2e%2e", "unknown", "f1%00", "C:%5cx"])
@@ -294,6 +368,16 @@ def test_a_browser_that_comes_back_gets_what_it_missed(person: Person, console: 
     until(lambda: "batch 9" in again.text())
     assert "batch 8" in again.text()
     assert "batch 7" not in again.text()
+
+
+def test_one_session_cannot_take_all_streams(person: Person, console: RunningConsole) -> None:
+    person.log_in()
+    listeners = [listen(person) for _ in range(STREAMS_MOST)]
+    assert person.http.get("/live").status_code == 429
+    other = Person(console).log_in("viewer")
+    listen(other)
+    other.http.close()
+    assert not any(one.ended.is_set() for one in listeners)
 
 
 def test_logging_out_ends_the_stream_within_two_seconds(person: Person, console: RunningConsole) -> None:

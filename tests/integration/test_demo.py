@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from nightbell.cli.report import read_events
+from nightbell.console.preview import picture
 from nightbell.settings import load_installation
 
 LONGEST_S = 240.0
@@ -113,6 +115,15 @@ def test_one_tree_of_causes_leads_from_the_alert_to_the_find(night):
         "transients.found",
     ]
     assert {one.correlationid for one in chain} == {chain[-1].id}
+
+
+def test_the_console_can_show_the_last_raw_and_the_last_calibrated_frame(night):
+    with sqlite3.connect(Path(night["out"]) / "state" / "console" / "module.db") as store:
+        (state,) = store.execute("SELECT value FROM meta WHERE key = 'state'").fetchone()
+    kept = json.loads(state)
+    assert set(kept["last"]) == {"raw", "calibrated"}
+    for kind, key in kept["last"].items():
+        assert picture(Path(kept["pictures"][key]["path"]), kind)[:2] == b"\xff\xd8"
 
 
 def test_progress_is_told_on_stderr_line_by_line(night):

@@ -9,6 +9,7 @@
     guarding.py    Host, origin, token, headers: what every request must pass
     live.py        server-sent events: bounded queues, a slow phone costs only itself
     preview.py     a frame as a picture, made in a child process
+    errands.py     what blocks, each in a thread of its own: nothing that hangs keeps an abort from going out
     app.py         pages and commands; templates/ and static/ beside it
     serving.py     the web server in a thread of its own
     settings.py

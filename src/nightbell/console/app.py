@@ -15,8 +15,8 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from nightbell.console.actions import ACTIONS, Action
+from nightbell.console.errands import in_thread
 from nightbell.console.guarding import Guard, token_is_right
 from nightbell.console.live import Hub
 from nightbell.console.preview import Previewer
@@ -49,7 +50,14 @@ CONFIRM_S = 30.0
 FIRST_WAIT_S = 2.0
 """A button answers at the latest after this; what takes longer is told by the stream."""
 PICTURES = 32
+VIEWS = ("/", "/plan", "/events")
 TRIES_WITHOUT_DELAY = 5
+ENTERING_MOST = 10
+"""Passwords that are checked or wait for it: each takes 64 MiB and a tenth of a second of a core."""
+WAITING_MOST = 32
+"""Commands without an answer; abort, close and pause are not counted."""
+STREAMS_MOST = 4
+"""Open streams of one session: a browser holds one for all its tabs."""
 
 
 class House(Protocol):
@@ -115,6 +123,9 @@ class Console:
         self._pictures: OrderedDict[str, bytes] = OrderedDict()
         self._secret = secrets.token_bytes(32)
         self._failures: dict[str, deque[float]] = {}
+        self._entering = 0
+        self._streams: Counter[str] = Counter()
+        self._rendering = asyncio.Lock()
         self._work: set[asyncio.Task[None]] = set()
         self._env = Environment(
             loader=FileSystemLoader(HERE / "templates"),
@@ -175,7 +186,7 @@ class Console:
     async def tonight(self, request: Request) -> Response:
         """The night at a glance."""
         tiles = self.house.tiles()
-        rows = await asyncio.to_thread(self.house.log_rows, kind="", text="", limit=30)
+        rows = await in_thread(self.house.log_rows, kind="", text="", limit=30)
         reports = self.house.reports()
         night = str(reports.get("telescope", {}).get("night") or "")
         return self._render(
@@ -191,13 +202,13 @@ class Console:
     async def events(self, request: Request) -> Response:
         """The log, filtered by type and text."""
         kind, text = request.query_params.get("type", "")[:100], request.query_params.get("text", "")[:100]
-        rows = await asyncio.to_thread(self.house.log_rows, kind=kind, text=text, limit=300)
+        rows = await in_thread(self.house.log_rows, kind=kind, text=text, limit=300)
         return self._render(request, "events.html", rows=rows, kind=kind, text=text)
 
     async def plan(self, request: Request) -> Response:
         """The plan in force."""
         try:
-            plan = await asyncio.to_thread(self.house.plan)
+            plan = await in_thread(self.house.plan)
         except NightbellError as error:
             return self._render(request, "plan.html", plan={"night": "", "revision": "", "items": [], "rejected": []}, error=str(error))
         return self._render(request, "plan.html", plan=plan, error="")
@@ -216,11 +227,24 @@ class Console:
         last = request.headers.get("last-event-id", "")
         last_seq = int(last) if last.isdigit() and len(last) < 19 else None
 
+        if self._streams[session.id] >= STREAMS_MOST:
+            raise HTTPException(429, "this session has streams enough; the page asks again by itself")
+
         async def allowed() -> bool:
-            return await asyncio.to_thread(self.users.is_live, session.id)
+            return await in_thread(self.users.is_live, session.id)
+
+        async def counted() -> AsyncIterator[bytes]:
+            self._streams[session.id] += 1
+            try:
+                async with contextlib.aclosing(self.hub.stream(last_seq, allowed)) as parts:
+                    async for part in parts:
+                        yield part
+            finally:
+                self._streams[session.id] -= 1
+                self._streams += Counter()  # sessions without a stream are forgotten
 
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self.hub.stream(last_seq, allowed), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(counted(), media_type="text/event-stream", headers=headers)
 
     async def frame(self, request: Request) -> Response:
         """A frame as JPEG. Only frames that an event has named can be asked for, by id."""
@@ -232,15 +256,16 @@ class Console:
         headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        image = self._pictures.get(known.sha256)
-        if image is None:
-            try:
-                image = await asyncio.to_thread(self.previewer.render, Path(known.path))
-            except NightbellError as error:
-                raise HTTPException(404, f"no picture: {error.what}") from error
-            self._pictures[known.sha256] = image
-            while len(self._pictures) > PICTURES:
-                self._pictures.popitem(last=False)
+        async with self._rendering:  # ten browsers that ask for the same frame cost one picture
+            image = self._pictures.get(known.sha256)
+            if image is None:
+                try:
+                    image = await in_thread(self.previewer.render, Path(known.path), kind)
+                except NightbellError as error:
+                    raise HTTPException(404, f"no picture: {error.what}") from error
+                self._pictures[known.sha256] = image
+                while len(self._pictures) > PICTURES:
+                    self._pictures.popitem(last=False)
         return Response(image, media_type="image/jpeg", headers=headers)
 
     # -- log-in -----------------------------------------------------------------------------------------------------------
@@ -266,8 +291,11 @@ class Console:
                 recent.popleft()
             if len(recent) >= TRIES_WITHOUT_DELAY:
                 await asyncio.sleep(min(4.0, 0.25 * 2.0 ** (len(recent) - TRIES_WITHOUT_DELAY)))
+        if self._entering >= ENTERING_MOST:
+            return self._render(request, "login.html", error="Many are logging in just now. Try again.", then=then, status=429)
+        self._entering += 1
         try:
-            secret = await asyncio.to_thread(self.users.log_in, name, password)
+            secret = await in_thread(self.users.log_in, name, password)
         except NightbellError as error:
             for key in (f"a:{address}", f"n:{name}"):
                 self._failures.setdefault(key, deque(maxlen=50)).append(time.monotonic())
@@ -275,13 +303,15 @@ class Console:
                 self._failures.clear()
             await self._audit(request, "log_in", "console", {}, f"refused: {error.what}", who=name)
             return self._render(request, "login.html", error=str(error), then=then, status=403)
+        finally:
+            self._entering -= 1
         await self._audit(request, "log_in", "console", {}, "done", who=name)
         return self._entered(secret, then)
 
     async def enter_page(self, request: Request) -> Response:
         """The page behind a one-time link. Looking at it does not use it up."""
         secret = request.path_params["secret"]
-        holds = await asyncio.to_thread(self.users.link_holds, secret)
+        holds = await in_thread(self.users.link_holds, secret)
         error = "" if holds else "This link was used or is too old. Make a new one: nightbell console link"
         return self._render(request, "enter.html", secret=secret, holds=holds, error=error, status=200 if holds else 403)
 
@@ -290,10 +320,10 @@ class Console:
         form = await request.form(max_fields=10)
         secret, name, password = (str(form.get(key, "")) for key in ("secret", "name", "password"))
         try:
-            cookie = await asyncio.to_thread(self.users.enter_by_link, secret, name or "admin", password)
+            cookie = await in_thread(self.users.enter_by_link, secret, name or "admin", password)
         except NightbellError as error:
             await self._audit(request, "enter_by_link", "console", {}, f"refused: {error.what}", who=name[:64])
-            holds = await asyncio.to_thread(self.users.link_holds, secret)
+            holds = await in_thread(self.users.link_holds, secret)
             return self._render(request, "enter.html", secret=secret, holds=holds, error=str(error), status=403)
         await self._audit(request, "enter_by_link", "console", {}, "done", who=name or "admin")
         return self._entered(cookie)
@@ -301,7 +331,7 @@ class Console:
     async def logout(self, request: Request) -> Response:
         """End the session."""
         session = await self._checked(request)
-        await asyncio.to_thread(self.users.log_out, session.id)
+        await in_thread(self.users.log_out, session.id)
         await self._audit(request, "log_out", "console", {}, "done")
         response = RedirectResponse("/login", status_code=303)
         response.delete_cookie("__Host-nb" if self.secure else "nb", path="/")
@@ -312,7 +342,8 @@ class Console:
         """Dark, day or red; a cookie, so that no white page is painted first."""
         await self._checked(request)
         form = await request.form(max_fields=10)
-        response = RedirectResponse("/", status_code=303)
+        here = str(form.get("here", ""))
+        response = RedirectResponse(here if here in VIEWS else "/", status_code=303)
         chosen = str(form.get("theme", ""))
         if chosen in ("dark", "day", "red"):
             response.set_cookie("nb_theme", chosen, max_age=31536000, httponly=True, samesite="strict", secure=self.secure)
@@ -341,7 +372,7 @@ class Console:
             answer=answer[:500],
             command_id=command_id,
         )
-        await asyncio.to_thread(self.house.audit, acted)
+        await in_thread(self.house.audit, acted)
 
     # -- commands ---------------------------------------------------------------------------------------------------------
 
@@ -396,6 +427,9 @@ class Console:
             commands = action.commands(fields, session.name)
         except NightbellError as error:
             raise HTTPException(400, str(error)) from error
+        waiting = sum(not one.done and ACTIONS[one.verb].care != "C0" for one in self._done.values())
+        if action.care != "C0" and waiting >= WAITING_MOST:
+            raise HTTPException(429, f"{waiting} commands are still waiting for their answers; abort, close and pause go out all the same")
         answer = Answer(id=command_id, who=session.name, verb=action.verb, at_utc=str(self.house.now()["utc"]))
         self._done[command_id] = answer
         while len(self._done) > 500:
@@ -418,7 +452,7 @@ class Console:
             module = command.module
             answer.lines[module] = "waiting for its answer"
             try:
-                said = await asyncio.to_thread(self.house.ask, module, command, timeout_s=action.timeout_s)
+                said = await in_thread(self.house.ask, module, command, timeout_s=action.timeout_s)
                 answer.lines[module] = _in_words(said)
             except NightbellError as error:
                 answer.ok = False
@@ -439,7 +473,9 @@ class Console:
     async def error(self, request: Request, error: Exception) -> Response:
         """Every error is a page with the abort bar on it; never a traceback or a path."""
         status = error.status_code if isinstance(error, HTTPException) else 500
-        text = str(error.detail) if isinstance(error, HTTPException) else "a mistake of ours; the log of the console has the story"
+        text = str(error.detail) if isinstance(error, HTTPException) else "A mistake of ours; the log of the console has the story."
+        if text == "Not Found":  # the router's own words
+            text = f"There is no page {request.url.path[:100]}."
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse({"ok": False, "error": text}, status_code=status)
         if "session" not in request.scope:  # an address that no page has: the abort bar stands there all the same
@@ -448,7 +484,7 @@ class Console:
 
     async def _session_of(self, request: Request) -> Session | None:
         secret = request.cookies.get("__Host-nb" if self.secure else "nb", "")
-        return await asyncio.to_thread(self.users.session, secret) if secret else None
+        return await in_thread(self.users.session, secret) if secret else None
 
     def needs_session(
         self, page: Callable[[Request], Awaitable[Response]], *, part: bool = False

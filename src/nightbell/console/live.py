@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 
@@ -78,7 +78,7 @@ class Hub:
             browser.waiting.append(message)
             browser.wake.set()
 
-    async def stream(self, last_seq: int | None, is_allowed: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+    async def stream(self, last_seq: int | None, is_allowed: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes, None]:
         """One browser's stream, until it leaves, is no longer allowed, or the server ends."""
         browser = _Browser()
         if last_seq is not None:

@@ -1,6 +1,6 @@
 """A frame as a picture, made in a child process: a hostile or huge file costs that process, never the page.
 
-    python -m nightbell.console.preview      one JSON line {path, width_px} in -> one JSON line {n_bytes} or {error}, then the JPEG
+    python -m nightbell.console.preview      one JSON line {path, kind, width_px} in -> one JSON line {n_bytes} or {error}, then the JPEG
 
 `stretch` is the one stretch of console pictures: limits from every 16th pixel, asinh in between.
 """
@@ -43,13 +43,17 @@ def stretch(pixels: NDArray[Any]) -> NDArray[Any]:
     return scaled
 
 
-def picture(path: Path, *, width_px: int = WIDTH_PX) -> bytes:
-    """The frame at `path` as JPEG, at most `width_px` on a side, north as in the file (row 0 below). Raises `NightbellError`."""
+def picture(path: Path, kind: str, *, width_px: int = WIDTH_PX) -> bytes:
+    """The frame at `path` as JPEG, at most `width_px` on a side, north as in the file (row 0 below). Raises `NightbellError`.
+
+    `kind`: raw (a file of one image) or calibrated (a product of ours: image, uncertainty, mask).
+    """
     from PIL import Image  # noqa: PLC0415
 
     from nightbell.calibration.guard import read_frame  # noqa: PLC0415
+    from nightbell.calibration.products import read_product  # noqa: PLC0415
 
-    pixels = read_frame(path).pixels
+    pixels = read_product(path)[0].data if kind == "calibrated" else read_frame(path).pixels
     step = max(1, -(-max(pixels.shape) // width_px))
     if step > 1:
         rows, columns = (pixels.shape[0] // step) * step, (pixels.shape[1] // step) * step
@@ -68,7 +72,7 @@ class Previewer:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def render(self, path: Path, *, width_px: int = WIDTH_PX) -> bytes:
+    def render(self, path: Path, kind: str, *, width_px: int = WIDTH_PX) -> bytes:
         """JPEG bytes. Raises `Failed` with the file's problem, or when it took too long."""
         with self._lock:
             child = self._running()
@@ -76,7 +80,7 @@ class Previewer:
             alarm = threading.Timer(self._deadline_s, child.kill)
             alarm.start()
             try:
-                return self._ask(child, path, width_px)
+                return self._ask(child, {"path": str(path), "kind": kind, "width_px": width_px}, path.name)
             except (OSError, ValueError) as error:
                 child.kill()
                 raise Failed(f"the preview broke off: {error}", where=str(path), remedy="Look at the file") from error
@@ -95,16 +99,16 @@ class Previewer:
         return self._child
 
     @staticmethod
-    def _ask(child: subprocess.Popen[bytes], path: Path, width_px: int) -> bytes:
+    def _ask(child: subprocess.Popen[bytes], wish: dict[str, Any], name: str) -> bytes:
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(json.dumps({"path": str(path), "width_px": width_px}).encode() + b"\n")
+        child.stdin.write(json.dumps(wish).encode() + b"\n")
         child.stdin.flush()
         answer = json.loads(child.stdout.readline() or b"null")
         if answer is None:
             raise ValueError("no answer in time")
         if "error" in answer:
-            raise Failed(str(answer["error"]), where=path.name, remedy="Look at the file")
+            raise Failed(str(answer["error"]), where=name, remedy="Look at the file")
         image = child.stdout.read(int(answer["n_bytes"]))
         if len(image) != int(answer["n_bytes"]):
             raise ValueError("half a picture")
@@ -126,7 +130,7 @@ def _serve() -> None:
     for line in sys.stdin.buffer:
         wish = json.loads(line)
         try:
-            image = picture(Path(wish["path"]), width_px=int(wish["width_px"]))
+            image = picture(Path(wish["path"]), wish["kind"], width_px=int(wish["width_px"]))
         except NightbellError as error:
             out.write(json.dumps({"error": error.what}).encode() + b"\n")
         except Exception as error:  # noqa: BLE001 - one broken file must not end the previews
