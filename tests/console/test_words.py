@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from nightbell.console.words import in_words, pictures_of
@@ -9,6 +11,7 @@ from nightbell.contracts.events import (
     EVENTS,
     AlarmRaised,
     CalibrationDone,
+    Event,
     FramesStored,
     NightChanged,
     SafetyChanged,
@@ -49,26 +52,41 @@ def product(frame_type: str, frame_id: str | None = "f1") -> ProductRef:
     )
 
 
-def test_plain_fields_are_said_and_lists_are_counted() -> None:
+def test_an_event_is_said_in_the_words_of_the_night() -> None:
     changed = NightChanged(
         night="2027-04-12",
         state=NightState.OBSERVING,
         previous=NightState.READY,
         trigger="dark",
-        reason="dark",
+        reason="it is dark",
         at_utc="2027-04-13T00:00:00Z",
     )
-    assert in_words(changed).startswith("night 2027-04-12, state observing, previous ready")
-    assert "1 frames" in in_words(FramesStored(night="2027-04-12", batch_id="b", frames=(FRAME,)))
-    found = Candidate(candidate_id="c", ra_deg=197.0, dec_deg=-23.0, x_px=1.0, y_px=1.0, snr=9.0)
-    assert "1 candidates" in in_words(TransientsFound(night="n", target_id="t", product_ids=(), reference="r", candidates=(found,)))
+    assert in_words(changed) == "ready \u2192 observing: it is dark"
+    assert in_words(FramesStored(night="2027-04-12", batch_id="b", frames=(FRAME, FRAME))) == "2 LIGHT NGC4993 r"
+    found = Candidate(candidate_id="c", ra_deg=197.0, dec_deg=-23.0, x_px=1.0, y_px=1.0, snr=9.0, mag=17.42)
+    told = in_words(TransientsFound(night="n", target_id="t", product_ids=(), reference="r", candidates=(found,)))
+    assert told == "t: NEW at 197.00000 -23.00000, mag 17.4, 9 sigma"
+    done = CalibrationDone(night="n", batch_id="b", products=(product("LIGHT"),))
+    assert in_words(done) == "1 frame of NGC4993"
 
 
-def test_all_reasons_of_a_verdict_stand_in_its_line() -> None:
+def test_a_verdict_is_said_with_all_its_reasons() -> None:
     event = SafetyChanged(
         verdict=Verdict.UNSAFE, previous=Verdict.SAFE, reasons=("rain", "gust"), dome_shutter="closing", at_utc="2027-04-13T00:00:00Z"
     )
-    assert "reasons: rain; gust" in in_words(event)
+    assert in_words(event) == "unsafe, dome closing: rain; gust"
+
+
+def test_a_type_that_somebody_added_is_said_by_its_fields() -> None:
+    class MirrorWashed(Event, frozen=True, kw_only=True):
+        """New."""
+
+        type: ClassVar[str] = "mirror.washed"
+        who: str
+        depth_um: float
+        spots: tuple[int, ...] = ()
+
+    assert in_words(MirrorWashed(who="Maria", depth_um=0.5, spots=(1, 2))) == "who Maria, depth_um 0.5, 2 spots"
 
 
 def test_a_line_has_an_end() -> None:
