@@ -172,6 +172,36 @@ def test_keyboard_alone_reaches_abort_and_leaves_a_visible_focus(page: Any, cons
     until(lambda: len(console.house.asked) == 2)
 
 
+def test_a_word_that_nobody_vouches_for_any_more_is_no_state(page: Any, console: RunningConsole) -> None:
+    enter(page, console)
+    before = "() => getComputedStyle(document.querySelector('#tile-safety .head'), '::before').content"
+    assert "was" not in page.evaluate(before)
+    page.evaluate("document.querySelector('#tile-safety h2 .age').dataset.ageS = '60'")
+    until(lambda: "was" in page.evaluate(before))
+    assert "STALE" in page.locator("#tile-safety h2").inner_text()
+
+
+def test_the_broker_going_away_is_said_without_loading_the_page_again(page: Any, console: RunningConsole) -> None:
+    enter(page, console)
+    until(lambda: len(console.console.hub) == 1)
+    assert not page.locator("#broker").is_visible()
+    console.house.broker = False
+    until(lambda: bool(page.locator("#broker").is_visible()))
+    console.house.broker = True
+    until(lambda: not page.locator("#broker").is_visible())
+
+
+def test_a_long_event_does_not_break_the_words_beside_it(page: Any, console: RunningConsole) -> None:
+    console.house.rows.append(LogRow(2, "2027-04-12T22:00:01Z", "observation.started", "2027-04-12/" + "b" * 60, "x" * 600))
+    enter(page, console)
+    lines = page.evaluate(
+        "[...document.querySelector('#log tr').cells].slice(0, 3).map(cell => { const range = document.createRange();"
+        " range.selectNodeContents(cell); return new Set([...range.getClientRects()].map(box => Math.round(box.top))).size; })"
+    )
+    assert lines == [1, 1, 1]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
 def test_a_lost_link_is_said_and_moving_commands_are_off_but_abort_is_not(page: Any, console: RunningConsole) -> None:
     enter(page, console)
     until(lambda: len(console.console.hub) == 1)
@@ -179,4 +209,5 @@ def test_a_lost_link_is_said_and_moving_commands_are_off_but_abort_is_not(page: 
     until(lambda: bool(page.locator("#link").is_visible()), 12)
     assert "Link lost" in page.locator("#link").inner_text()
     assert page.get_by_role("button", name="Prepare night").is_disabled()
+    assert page.get_by_role("link", name="Open night").get_attribute("aria-disabled") is not None
     assert page.get_by_role("button", name="ABORT").is_enabled()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightbell.console.live import QUEUE, Hub, encode
-from nightbell.console.tiles import TILES, make_tiles
+from nightbell.console.tiles import STALE_S, TILES, Tile, make_tiles
 from nightbell.console.watch import Heard, Watch
 from nightbell.contracts.errors import Missing
 
@@ -52,6 +52,39 @@ def test_the_age_of_a_reading_counts_from_the_sensor_not_from_the_message() -> N
 def test_the_kernels_reading_of_the_dome_wins_over_the_telescopes() -> None:
     made = tiles(TELESCOPE, {**SAFETY, "shutter": "closed"})
     assert made["dome"].head == "closed"
+
+
+def row(tile: Tile, label: str) -> str:
+    return next(one.text for one in tile.rows if one.label == label)
+
+
+def test_since_when_is_said_as_a_time_of_day_and_how_long_ago() -> None:
+    assert row(tiles(TELESCOPE, SAFETY)["night"], "since") == "23:40:00 UTC, 10 min ago"
+
+
+@pytest.mark.parametrize(
+    ("clear_s", "reasons", "said"),
+    [
+        (0.0, ["the Sun is at 2.0 deg (limit -1)"], "when these have ended"),
+        (1800.0, ["rain, 2 mm/h at weather"], "30 min after the last of these has ended"),
+        (90.0, ["rain, 2 mm/h at weather (over now; its clear time runs)"], "in 90 s, if it stays so"),
+    ],
+)
+def test_when_it_will_be_safe_again_is_no_promise(clear_s: float, reasons: list[str], said: str) -> None:
+    safety = {**SAFETY, "verdict": "unsafe", "reasons": reasons, "clear_in_s": clear_s}
+    assert row(tiles(TELESCOPE, safety)["safety"], "safe again") == said
+
+
+def test_the_kernels_own_sun_is_as_old_as_its_answer_not_stale_after_a_second() -> None:
+    sun = {"source": "kernel", "quantity": "sun_altitude", "value": -20.0, "unit": "deg", "age_s": 0.0, "limit_s": 1.0, "safe": True}
+    (told,) = tiles(TELESCOPE, {**SAFETY, "evidence": [sun]})["weather"].rows
+    assert told.limit_s == STALE_S
+
+
+def test_a_safety_that_never_answered_has_no_good_word_about_alarms() -> None:
+    made = make_tiles({}, 0.0, rate=1.0, connected=True)
+    assert (made["alarms"].head, made["alarms"].state) == ("unknown", "bad")
+    assert made["mount"].state == ""
 
 
 def test_all_reasons_of_the_verdict_are_shown() -> None:

@@ -140,7 +140,7 @@ class ConsoleModule(Module[ConsoleState]):
         if envelope is None:
             return
         seq = int(envelope.seq or 0)
-        row = LogRow(seq, str(envelope.time), event.type, str(envelope.subject), in_words(event))
+        row = LogRow(seq, self._told_at(envelope.source, envelope.time), event.type, str(envelope.subject), in_words(event))
         turn.execute(
             "INSERT INTO log (seq, at_utc, type, subject, text) VALUES (?, ?, ?, ?, ?)",
             (row.seq, row.at_utc, row.type, row.subject, row.text),
@@ -158,6 +158,15 @@ class ConsoleModule(Module[ConsoleState]):
             self._keep(turn.state)
             self.console.tell_pictures()
         self.console.tell_log(row)
+
+    def _told_at(self, source: str, time_utc: str) -> str:
+        """A broker stamps with its host's clock; in the log of a simulated night its words stand where they were heard."""
+        is_brokers = source.partition("@")[0] == "broker"
+        return format_utc(self.clock.now_ns()) if is_brokers and self._is_simulated else time_utc
+
+    @property
+    def _is_simulated(self) -> bool:
+        return self.installation.settings.clock.kind == "simulator"
 
     def _keep(self, state: ConsoleState) -> None:
         """A copy for the pages, which must not wait for a turn."""
@@ -206,9 +215,8 @@ class ConsoleModule(Module[ConsoleState]):
         return {**answer, "rejected": _rejected(rejected)}
 
     def now(self) -> dict[str, Any]:
-        rate = self.clock.rate
-        simulated = self.installation.settings.clock.kind == "simulator"
-        return {"utc": format_utc(self.clock.now_ns()), "rate": f"{rate:g}", "simulated": simulated, "broker": self.connected}
+        utc, rate = format_utc(self.clock.now_ns()), f"{self.clock.rate:g}"
+        return {"utc": utc, "rate": rate, "simulated": self._is_simulated, "broker": self.connected}
 
 
 def _rejected(rows: Any) -> list[dict[str, str]]:

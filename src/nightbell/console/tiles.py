@@ -58,6 +58,17 @@ def number(value: object, unit: str = "", digits: int = 1) -> str:
     return f"{text} {unit}".rstrip()
 
 
+def clock(utc: object) -> str:
+    """The time of day of an instant in ISO-8601."""
+    text = str(utc or "")
+    return f"{text[11:19]} UTC" if len(text) >= 19 and text[10] == "T" else word(utc)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit one says them in."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def word(value: object) -> str:
     """A word, or a dash when there is none."""
     return DASH if value in (None, "") else str(value)
@@ -91,15 +102,12 @@ def _sum(first: float | None, second: float | None) -> float | None:
 def _night(telescope: Heard, now: float) -> Tile:
     report = telescope.report
     state = str(report.get("state") or "unknown")
-    since_s = report.get("since_age_s")
-    doing = report.get("doing")
+    since_s = _float(report.get("since_age_s"))
     rows = [
         Row("night", word(report.get("night"))),
-        Row(
-            "since", word(report.get("since_utc")) + (f" ({since_s / 60:.0f} min of the night)" if isinstance(since_s, int | float) else "")
-        ),
+        Row("since", clock(report.get("since_utc")) + (f", {duration(since_s)} ago" if since_s is not None else "")),
         Row("because", word(report.get("reason"))),
-        Row("doing", word(doing)),
+        Row("doing", word(report.get("doing"))),
     ]
     if report.get("held"):
         rows.append(Row("held", "yes: waits for Resume", state="bad"))
@@ -123,7 +131,7 @@ def _safety(safety: Heard, now: float) -> Tile:
         rows.append(Row("closing", str(closing.get("problem") or done), state="bad" if closing.get("problem") else ""))
     clear_s = _float(report.get("clear_in_s"))
     if clear_s is not None:
-        rows.append(Row("safe in", number(clear_s, "s at the earliest", 0)))
+        rows.append(Row("safe again", _when_safe(clear_s, _listed(report.get("reasons")))))
     lease = report.get("lease")
     age = safety.age_s(now)
     if isinstance(lease, Mapping):
@@ -132,6 +140,12 @@ def _safety(safety: Heard, now: float) -> Tile:
     else:
         rows.append(Row("lease", "nobody holds it"))
     return Tile("safety", "Safety", verdict, "good" if verdict == "safe" else "bad", tuple(rows), age, note=_silence(safety))
+
+
+def _when_safe(clear_s: float, reasons: Iterable[object]) -> str:
+    if all("its clear time runs" in str(reason) for reason in reasons):
+        return f"in {duration(clear_s)}, if it stays so"
+    return f"{duration(clear_s)} after the last of these has ended" if clear_s > 0 else "when these have ended"
 
 
 def _listed(value: object) -> list[Any]:
@@ -157,7 +171,8 @@ def _weather(safety: Heard, now: float) -> Tile:
                 f"{label} ({one.get('source')})" if one.get("source") not in ("weather", "kernel", "dome") else label,
                 text if one.get("safe") else f"{text} \u2013 {one.get('reason') or 'unsafe'}",
                 age_s=_sum(_float(one.get("age_s")), age),
-                limit_s=_float(one.get("limit_s")) or STALE_S,
+                # What the kernel reckons itself has no sensor that could be late; here it is as old as the kernel's answer.
+                limit_s=STALE_S if one.get("source") == "kernel" else _float(one.get("limit_s")) or STALE_S,
                 state="" if one.get("safe") else "bad",
             )
         )
@@ -198,8 +213,8 @@ def _devices(telescope: Heard, safety: Heard, now: float, rate: float) -> tuple[
         Row("turning", number(dome.get("slewing"))),
     )
     mount_rows = (
-        Row("right ascension", number(mount.get("right_ascension_h"), "h", 4), age_s=age(mount)),
-        Row("declination", number(mount.get("declination_deg"), "deg", 3)),
+        Row("RA", number(mount.get("right_ascension_h"), "h", 4), age_s=age(mount)),
+        Row("Dec", number(mount.get("declination_deg"), "deg", 3)),
         Row("altitude", number(mount.get("altitude_deg"), "deg")),
         Row("pier side", word(mount.get("pier_side"))),
     )
@@ -216,12 +231,20 @@ def _devices(telescope: Heard, safety: Heard, now: float, rate: float) -> tuple[
             "mount",
             "Mount",
             moving if mount else "unknown",
-            "busy" if mount.get("slewing") else "good",
+            "" if not mount else "busy" if mount.get("slewing") else "good",
             mount_rows,
             age(mount),
             note=silent,
         ),
-        Tile("camera", "Camera", word(camera.get("state") or "unknown"), "good", camera_rows, age(camera), note=silent),
+        Tile(
+            "camera",
+            "Camera",
+            word(camera.get("state") or "unknown"),
+            "good" if camera.get("state") else "",
+            camera_rows,
+            age(camera),
+            note=silent,
+        ),
     )
 
 
@@ -236,7 +259,8 @@ def _plan(telescope: Heard, now: float) -> Tile:
     )
     head = f"{plan['n_items']} items" if "n_items" in plan else "unknown"
     note = _silence(telescope) or ("" if rows else "Nothing is planned")
-    return Tile("plan", f"Plan, revision {word(plan.get('revision'))}", head, "good", rows, telescope.age_s(now), note=note)
+    looks = "good" if "n_items" in plan else ""
+    return Tile("plan", f"Plan, revision {word(plan.get('revision'))}", head, looks, rows, telescope.age_s(now), note=note)
 
 
 def _alarms(safety: Heard, now: float) -> Tile:
@@ -251,6 +275,8 @@ def _alarms(safety: Heard, now: float) -> Tile:
         for one in alarms
     )
     raised = sum(row.state == "bad" for row in rows)
+    if safety.answered is None:
+        return Tile("alarms", "Alarms", "unknown", "bad", rows, None, note=_silence(safety))
     head = f"{raised} raised" if raised else "none raised"
     return Tile("alarms", "Alarms", head, "bad" if raised else "good", rows, safety.age_s(now), note=_silence(safety))
 
@@ -272,4 +298,5 @@ def _modules(heard: Iterable[Heard], now: float, *, connected: bool) -> Tile:
             Row(one.module, "answers" if alive else "SILENT: " + (one.error or "no answer yet"), age_s=age, state="" if alive else "bad")
         )
     head = "all answer" if not silent and connected else f"{silent} silent" if silent else "broker away"
-    return Tile("modules", "Modules", head, "good" if not silent and connected else "bad", tuple(rows), None)
+    # Its word is the console's own: as old as this page.
+    return Tile("modules", "Modules", head, "good" if not silent and connected else "bad", tuple(rows), 0.0)

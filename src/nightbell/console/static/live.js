@@ -26,6 +26,7 @@ function ages() {
     if (silent > POLL_S && now - polled > 5000) poll(now);
   } else link.hidden = true;
   for (const one of document.querySelectorAll(".commands .C1, .commands button.C2")) one.disabled = silent > SILENT_S;
+  for (const one of document.querySelectorAll(".commands a.C2")) one.toggleAttribute("aria-disabled", silent > SILENT_S);
 }
 
 async function poll(now) {
@@ -55,8 +56,10 @@ function take(message) {
   wall = Date.now();
   slept = false;
   const data = message.data;
-  if (message.kind === "ping") document.getElementById("utc").textContent = data.utc.slice(0, 19).replace("T", " ");
-  else if (message.kind === "resync") location.reload();
+  if (message.kind === "ping") {
+    document.getElementById("utc").textContent = data.utc.slice(0, 19).replace("T", " ");
+    document.getElementById("broker").hidden = data.broker;
+  } else if (message.kind === "resync") location.reload();
   else if (message.kind === "tile") {
     const box = document.querySelector(`[data-tile="${CSS.escape(data.name)}"]`);
     if (box) replace(box, data.html);
