@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from nightbell.cli import NOUNS, nightbell
-from nightbell.cli.output import shell_word
+from nightbell.contracts.errors import shell_word
 
 HEAVY = ("astropy", "numpy", "zmq", "rich", "structlog", "sqlalchemy", "matplotlib", "starlette")
 

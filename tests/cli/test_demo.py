@@ -6,18 +6,19 @@ import dataclasses
 import io
 import json
 import sqlite3
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from nightbell.bus.outbox import OUTBOX_SCHEMA
 from nightbell.bus.tuning import load_tuning
-from nightbell.cli.demo import demo
+from nightbell.cli.demo import _summary, demo
 from nightbell.cli.demo_audit import Carried, Sent, audit, read_outbox
 from nightbell.cli.demo_night import HOST, Wishes, make_installation, place_beside, still_missing
 from nightbell.cli.demo_show import Lines, in_words
 from nightbell.cli.story import Story
-from nightbell.contracts.errors import Refused
+from nightbell.contracts.errors import Refused, shell_word
 from nightbell.contracts.events import CalibrationDone, FramesStored
 from nightbell.settings import load_installation
 from nightbell.simulator.settings import SimulatorSettings
@@ -239,6 +240,39 @@ def test_each_event_becomes_a_line_that_a_human_reads(tell):
     assert said["observation.failed"] == "ngc4970: no star found to point by"
     assert said["night.changed"] == "closed: because of closed_and_parked"
     assert any("NEW source of mag 17.4" in in_words(one) for one in tell.told)
+
+
+def test_the_token_of_a_go_is_for_the_journal_not_for_the_watcher(tell):
+    opening = next(one for one in tell.told if one.type == "night.changed")
+    event = type(opening.event)(
+        **{**fields(opening.event), "reason": "the shutter reads back open; GO 01a2201f-ab4e-79da-ad4d-a40e61c92db1"}
+    )
+    assert in_words(dataclasses.replace(opening, event=event)).endswith(": the shutter reads back open; GO given")
+
+
+def test_the_next_commands_can_be_pasted_though_the_folder_has_a_blank(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = {
+        "ok": True,
+        "night": "2027-04-12",
+        "stage": 3,
+        "targets_observed": 4,
+        "frames_stored": 30,
+        "frames_calibrated": 16,
+        "transient": {"found": {"separation_arcsec": 0.05}},
+        "dome_closed": True,
+        "events": {"night.changed": 8},
+        "lost": 0,
+        "duplicates": 0,
+        "wall_s": 80.0,
+        "report": None,
+        "missing": [],
+        "findings": [],
+        "out": str(tmp_path / "u ser" / "Käse"),
+    }
+    shown = _summary(told, kept=False).splitlines()
+    conf = shell_word(Path("u ser") / "Käse")
+    assert [line.strip().partition(" ")[2] for line in shown if "--conf" in line] == [f"up --conf {conf}", f"trace S270412a --conf {conf}"]
 
 
 def test_lines_carry_real_seconds_and_the_time_of_the_world(tell):

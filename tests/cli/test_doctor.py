@@ -214,6 +214,22 @@ def test_each_mistake_says_the_value_what_is_allowed_and_in_which_unit(demo):
     ]
 
 
+def test_up_starts_nothing_of_an_installation_with_mistakes(demo):
+    path = demo / "modules" / "console.toml"
+    path.write_text(path.read_text(encoding="utf-8") + "\nprot = 1\n", encoding="utf-8")
+    done = CliRunner().invoke(command, ["up", "--conf", str(demo), "--only", "broker:observatory"])
+    assert done.exit_code == 2
+    assert "prot: there is no such setting. Did you mean port?" in done.stderr
+    assert not (demo / "state").exists()
+
+
+def test_up_knows_the_names_it_is_given_before_it_starts_the_first(demo):
+    done = CliRunner().invoke(command, ["up", "--conf", str(demo), "--only", "broker:observatory,telscope"])
+    assert done.exit_code == 2
+    assert "--only: 'telscope' is no process. Did you mean telescope?" in done.stderr
+    assert not (demo / "state").exists()
+
+
 def test_without_a_folder_it_says_how_to_name_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NIGHTBELL_CONF", raising=False)

@@ -29,7 +29,7 @@ from nightbell.bus import wire
 from nightbell.bus.client import set_client_options
 from nightbell.bus.commands import ask_at, read_endpoint
 from nightbell.contracts.commands import commands_of
-from nightbell.contracts.errors import BadInput, Failed, Missing, Refused
+from nightbell.contracts.errors import BadInput, Failed, Missing, Refused, shell_word
 from nightbell.contracts.events import EVENTS, Event
 from nightbell.contracts.ids import uuid7
 from nightbell.contracts.instants import format_utc, parse_utc
@@ -147,7 +147,11 @@ class Connection:
             with Connection(self.installation, name="script", broker=broker, wait_s=self._wait_s) as other:
                 found = other.request(wire.Lookup(name=module), wire.Found)[0]
         if found.commands is None:
-            raise Missing(f"nobody knows where {module} answers", where=module, remedy=f"Start it: nightbell run {module}")
+            raise Missing(
+                f"nobody knows where {module} answers",
+                where=module,
+                remedy=f"Start it: nightbell run {module} --conf {shell_word(self.installation.folder)}",
+            )
         return found.commands
 
     # -- events ---------------------------------------------------------------------------------------------------------
@@ -307,7 +311,7 @@ class Connection:
         raise Missing(
             f"the broker does not answer within {max(self._wait_s, 1.0):g} s",
             where=f"{self.broker} at {door}",
-            remedy=f"Start it: nightbell run broker:{self.broker}",
+            remedy=f"Start it: nightbell run broker:{self.broker} --conf {shell_word(self.installation.folder)}",
         )
 
     def _hello(self) -> wire.Hello:
@@ -401,7 +405,9 @@ class Connection:
             if attempt == 2 or isinstance(head, wire.Publish):
                 break
         raise Missing(
-            f"the broker did not answer {head.verb}", where=self.broker, remedy=f"Is it running? nightbell run broker:{self.broker}"
+            f"the broker did not answer {head.verb}",
+            where=self.broker,
+            remedy=f"Is it running? nightbell run broker:{self.broker} --conf {shell_word(self.installation.folder)}",
         )
 
 

@@ -9,7 +9,7 @@ import importlib
 import os
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +55,26 @@ def check(folder: Path | None, conf: Path | None, *, as_json: bool) -> None:
     Example:
       nightbell config check conf/demo
     """
-    from nightbell.cli.processes import find_conf
-
-    named = find_conf(folder or conf) or os.environ.get("NIGHTBELL_CONF")
-    if not named:
-        raise BadInput("no installation is named", where="FOLDER", remedy="Give the folder, or set NIGHTBELL_CONF")
-    root = Path(named).resolve()
-    mistakes = find_mistakes(root)
-    if mistakes:
-        raise Mistakes(mistakes)
+    root = checked_folder(folder or conf)
     names = ["observatory", *(path.stem for path in sorted((root / "modules").glob("*.toml")))]
     answer({"ok": True, "files": names}, as_json, f"{root}: {len(names)} files, no mistakes")
+
+
+def checked_folder(folder: Path | None, only: Sequence[str] = ()) -> Path:
+    """The installation folder to use, with not one mistake in it (nor in `only`, names of processes). Raises `BadInput` or `Mistakes`."""
+    from nightbell.cli.processes import find_conf
+    from nightbell.settings import read_toml
+
+    named = find_conf(folder) or os.environ.get("NIGHTBELL_CONF")
+    if not named:
+        raise BadInput("no installation is named", where="--conf", remedy="Give --conf DIR or set NIGHTBELL_CONF")
+    root = Path(named).resolve()
+    mistakes = find_mistakes(root)
+    if not mistakes:
+        mistakes = process_mistakes(list(only), read_toml(root / "observatory.toml")["brokers"], "--only")
+    if mistakes:
+        raise Mistakes(mistakes)
+    return root
 
 
 def find_mistakes(root: Path) -> list[NightbellError]:
@@ -81,7 +90,7 @@ def find_mistakes(root: Path) -> list[NightbellError]:
     told = table.get("brokers")
     brokers: dict[str, Any] = told if isinstance(told, dict) else {}
     known_brokers = brokers if table else None  # of a file that could not be read nothing is known
-    mistakes += _process_mistakes(table.get("run"), brokers, str(place))
+    mistakes += process_mistakes(table.get("run"), brokers, f"{place}: run")
     mistakes += _address_mistakes(brokers, str(place))
     mistakes += _clock_mistakes(table.get("clock"), str(place))
     for path in sorted((root / "modules").glob("*.toml")):
@@ -106,7 +115,8 @@ def _kept(mistakes: list[NightbellError]) -> Iterator[None]:
         mistakes.append(error)
 
 
-def _process_mistakes(run: object, brokers: Mapping[str, Any], place: str) -> list[NightbellError]:
+def process_mistakes(run: object, brokers: Mapping[str, Any], place: str) -> list[NightbellError]:
+    """Names in a list of processes that nothing here can run, or that stand there twice."""
     from nightbell.cli.processes import PROCESSES
 
     known = [*PROCESSES, *(f"broker:{name}" for name in brokers)]
@@ -116,9 +126,9 @@ def _process_mistakes(run: object, brokers: Mapping[str, Any], place: str) -> li
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             remedy = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
-            found.append(BadInput(f"{name!r} is no process", where=f"{place}: run", remedy=remedy))
+            found.append(BadInput(f"{name!r} is no process", where=place, remedy=remedy))
     twice = sorted({name for name in names if names.count(name) > 1})
-    found.extend(BadInput(f"{name!r} stands there twice", where=f"{place}: run", remedy="One process of a name can live") for name in twice)
+    found.extend(BadInput(f"{name!r} stands there twice", where=place, remedy="One process of a name can live") for name in twice)
     return found
 
 

@@ -119,13 +119,17 @@ def link(role: str, minutes: float, conf: Path | None, *, as_json: bool) -> None
       nightbell console link --conf conf/demo
       nightbell console link --role viewer --minutes 60
     """
+    from nightbell.cli.processes import find_conf
     from nightbell.console.users import Users
-    from nightbell.contracts.errors import Missing
+    from nightbell.contracts.errors import Missing, shell_word
+    from nightbell.settings import load_installation
 
-    folder = _folder(conf)
+    installation = load_installation(find_conf(conf))
+    folder = installation.state_folder("console")
     try:
         address = (folder / "address.txt").read_text(encoding="utf-8").strip()
     except FileNotFoundError as error:
-        raise Missing("the console has not run yet", where=str(folder), remedy="Start it: nightbell run console") from error
+        remedy = f"Start it: nightbell run console --conf {shell_word(installation.folder)}"
+        raise Missing("the console has not run yet", where=str(folder), remedy=remedy) from error
     url = f"{address}/enter/{Users(folder / 'users.sqlite', link_s=60.0 * minutes).make_link(role)}"
     answer({"url": url, "role": role, "minutes": minutes}, as_json, url)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nightbell.cli.output import answer, json_option, note, reports_errors
+from nightbell.cli.output import answer, json_option, near, note, reports_errors, typed
+from nightbell.contracts.errors import shell_word
 
 if TYPE_CHECKING:
     from nightbell.cli.demo_show import Show
@@ -19,7 +20,13 @@ DEFAULT_SEED = 20270412
 
 
 @click.command()
-@click.option("--stage", type=click.IntRange(1, 3), default=3, show_default=True, help="2: commands as a remote script; 3: by itself.")
+@click.option(
+    "--stage",
+    type=click.IntRange(1, 3),
+    default=3,
+    show_default=True,
+    help="3: by itself; 2: by commands, as from a remote script; 1, human hands, is refused: the demo has none.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=None, help="New or empty folder (default: nightbell-demo/TIME)."
 )
@@ -80,7 +87,7 @@ def _write_report(story: Any, folder: Path, show: Show) -> str:
 
 
 def _wait_for_ctrl_c(folder: Path) -> None:
-    note(f"the processes go on; in another terminal: nightbell tap --conf {folder}; Ctrl-C ends them")
+    note(f"the processes go on; in another terminal: {typed()} tap --conf {shell_word(near(folder.resolve()))}; Ctrl-C ends them")
     try:
         while True:
             time.sleep(0.5)
@@ -111,14 +118,15 @@ def _summary(told: dict[str, Any], *, kept: bool) -> str:
     verdict = "The night went as it should."
     if not told["ok"]:
         verdict = f"The night did NOT go as it should; the logs say more: {Path(out) / 'state' / 'logs'}"
+    command, conf = typed(), shell_word(near(Path(out)))
     lines += [
         verdict,
         "",
         "Next:",
-        *([] if kept else [f"  nightbell up --conf {out}", "      start these processes again; then, in another terminal:"]),
-        f"  nightbell trace {superevent} --conf {out}",
+        *([] if kept else [f"  {command} up --conf {conf}", "      start these processes again; then, in another terminal:"]),
+        f"  {command} trace {superevent} --conf {conf}",
         "      the tree of causes from the alert to the calibrated frames",
-        "  nightbell alert explain NOTICE",
+        f"  {command} alert explain NOTICE",
         "      what would be done with a notice of your own",
     ]
     return "\n".join(lines)

@@ -214,6 +214,8 @@ class DemoNight:
         self.world.post(
             "transient", ra_deg=ra_deg, dec_deg=dec_deg, mag=TRANSIENT_MAG, t0_utc=begin_utc, decay_mag_per_day=DECAY_MAG_PER_DAY
         )
+        if (link := home / "console" / "first-login.txt").is_file():
+            self.show.keep(f"watch it in a browser too (the link works once): {link.read_text(encoding='utf-8').strip()}")
         self.show.say(f"a transient of magnitude {TRANSIENT_MAG['r']:g} is in the sky, {self._from_host_arcsec():.1f} arcsec from NGC4993")
 
     def _from_host_arcsec(self) -> float:

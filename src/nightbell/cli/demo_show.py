@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import deque
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Lines", "Picture", "Show", "in_words", "make_show"]
 
 N_RECENT = 9
+_GO = r"GO [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def in_words(told: Told) -> str:  # noqa: C901, PLR0912  (one row per type of event)
@@ -49,7 +51,8 @@ def in_words(told: Told) -> str:  # noqa: C901, PLR0912  (one row per type of ev
         case PlanReady(items=items, revision=revision, cause=cause):
             return f"revision {revision}, {len(items)} visits ({cause})"
         case NightChanged(state=state, reason=reason):
-            return f"{state.value.replace('_', ' ')}: {reason}"
+            # The token that allowed it stands in the event; a watcher need not read it.
+            return f"{state.value.replace('_', ' ')}: {re.sub(_GO, 'GO given', reason)}"
         case ObservationStarted(item=item):
             return f"{item.name} {item.filter}, {item.n_exposures} x {item.exposure_s:g} s at {item.altitude_deg:.0f} deg"
         case ObservationDone(target_id=target_id, frame_ids=frame_ids):
@@ -100,6 +103,9 @@ class Show(Protocol):
     def say(self, text: str) -> None:
         """A step of the demo itself."""
 
+    def keep(self, text: str) -> None:
+        """What the watcher may want to use at any time: it stays in sight."""
+
     def event(self, told: Told) -> None:
         """An event, once."""
 
@@ -118,6 +124,9 @@ class Lines:
         self._world = ""
 
     def say(self, text: str) -> None:
+        self._write("", text)
+
+    def keep(self, text: str) -> None:
         self._write("", text)
 
     def event(self, told: Told) -> None:
@@ -145,7 +154,7 @@ class Picture:
 
         self._began_s = time.monotonic()
         self._recent: deque[tuple[str, str, str]] = deque(maxlen=N_RECENT)
-        self._doing = ""
+        self._doing = self._kept = ""
         self._story: Story | None = None
         self._world_ns: int | None = None
         self._live = Live(
@@ -155,6 +164,9 @@ class Picture:
 
     def say(self, text: str) -> None:
         self._doing = text
+
+    def keep(self, text: str) -> None:
+        self._kept = text
 
     def event(self, told: Told) -> None:
         if is_news(told):
@@ -182,7 +194,7 @@ class Picture:
             (state.state.value.replace("_", " ") if state is not None else "", "bold green"),
             f"   {time.monotonic() - self._began_s:.0f} s",
         )
-        parts: list[Any] = [head, Text(self._doing, style="dim")]
+        parts: list[Any] = [head, *([Text(self._kept, overflow="fold")] if self._kept else []), Text(self._doing, style="dim")]
         if story is not None and story.outcomes:
             table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
             for name in ("rank", "target", "p(host)", "lights", "calibrated", "new", "state"):

@@ -198,7 +198,7 @@ def _broker(installation: Any, name: str) -> dict[str, str]:
     import time
 
     from nightbell.bus.script import connect
-    from nightbell.contracts.errors import NightbellError
+    from nightbell.contracts.errors import NightbellError, shell_word
 
     what = f"broker {name}"
     try:
@@ -212,7 +212,9 @@ def _broker(installation: Any, name: str) -> dict[str, str]:
             return _finding(
                 "bad", what, f"does not answer; {', '.join(taken)} is taken: {error.what}", "Choose other ports in observatory.toml"
             )
-        return _finding("warn", what, "does not run; its ports are free", f"Start it: nightbell run broker:{name}, or nightbell up")
+        return _finding(
+            "warn", what, "does not run; its ports are free", f"Start all: nightbell up --conf {shell_word(installation.folder)}"
+        )
     if told.get("readonly"):
         return _finding("bad", what, f"takes no events: {told['readonly']}", "Free or mend its disk")
     if offset_s > CLOCK_LIMIT_S:

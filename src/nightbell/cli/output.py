@@ -9,7 +9,7 @@ import errno
 import functools
 import os
 import re
-import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -18,9 +18,9 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from nightbell.contracts.errors import Mistakes, NightbellError
+from nightbell.contracts.errors import Mistakes, NightbellError, shell_word
 
-__all__ = ["Progress", "Verbs", "answer", "conf_option", "json_option", "note", "reports_errors", "run_command", "shell_word", "table"]
+__all__ = ["Progress", "Verbs", "answer", "conf_option", "json_option", "near", "note", "reports_errors", "run_command", "table", "typed"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,12 +50,19 @@ class Verbs(click.Group):
             formatter.write_dl(rows)
 
 
-def shell_word(path: object) -> str:
-    """A path as one word of a command that can be pasted into the shell in use."""
-    text = str(path)
-    if os.name == "nt":
-        return f'"{text}"' if re.search(r"[\s&()^;,']", text) else text
-    return shlex.quote(text)
+def typed() -> str:
+    """`nightbell`, as the user can type it here: the console script, else this clone's start.py, else the module of this Python."""
+    if shutil.which("nightbell"):
+        return "nightbell"
+    start = Path(__file__).resolve().parents[3] / "tools" / "start.py"
+    if start.is_file():
+        return f"{'python' if shutil.which('python') else 'python3'} {shell_word(near(start))}"
+    return f"{shell_word(sys.executable)} -m nightbell"
+
+
+def near(path: Path) -> Path:
+    """`path` as seen from here when it lies below, for commands that are short."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def note(text: str) -> None:

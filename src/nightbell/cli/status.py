@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from nightbell.cli.output import answer, conf_option, json_option, reports_errors, table
+from nightbell.contracts.errors import shell_word
 
 ANSWER_S = 2.0
 N_EVENTS = 6
@@ -134,7 +135,7 @@ def text_of(told: dict[str, Any]) -> str:
     parts = []
     if told["missing"]:
         remedy = "nightbell up" if len(told["missing"]) > 1 else f"nightbell run {told['missing'][0]}"
-        parts.append(f"NOT RUNNING: {', '.join(told['missing'])}. Start: {remedy} --conf {told['installation']}")
+        parts.append(f"NOT RUNNING: {', '.join(told['missing'])}. Start: {remedy} --conf {shell_word(told['installation'])}")
     parts += [_night_text(told), _brokers_text(told["brokers"]), _modules_text(told["modules"]), _readers_text(told["brokers"])]
     parts += [_letters_text(name, one) for name, one in told["brokers"].items()]
     parts += [_events_text(name, one) for name, one in told["brokers"].items()]

@@ -26,12 +26,14 @@ def up(conf: Path | None, home: Path | None, only: str) -> None:
       nightbell up --conf conf/demo
       nightbell up --conf conf/demo --only broker:observatory,safety
     """
-    from nightbell.cli.processes import find_conf
+    from nightbell.cli.config import checked_folder
     from nightbell.cli.supervisor import Supervisor
     from nightbell.settings import load_installation
 
-    installation = load_installation(find_conf(conf), home=home)
-    names = [name.strip() for name in only.split(",") if name.strip()] or list(installation.settings.run)
+    chosen = [name.strip() for name in only.split(",") if name.strip()]
+    # Before anything starts: a mistake in the last module's file must not cost a house that is half up.
+    installation = load_installation(checked_folder(conf, chosen), home=home)
+    names = chosen or list(installation.settings.run)
     began_s = time.monotonic()
 
     def tell(name: str, text: str) -> None:

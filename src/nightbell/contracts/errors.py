@@ -16,6 +16,9 @@ NightbellError            what, where, remedy
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -32,7 +35,16 @@ __all__ = [
     "NightbellError",
     "NoSuchInput",
     "Refused",
+    "shell_word",
 ]
+
+
+def shell_word(path: object) -> str:
+    """A path as one word of a command that can be pasted into the shell in use: remedies name commands."""
+    text = str(path)
+    if os.name == "nt":
+        return f'"{text}"' if re.search(r"[\s&()^;,']", text) else text
+    return shlex.quote(text)
 
 
 class NightbellError(Exception):
