@@ -200,7 +200,7 @@ def _broker(installation: Any, name: str) -> dict[str, str]:
     from nightbell.bus.script import connect
     from nightbell.contracts.errors import NightbellError, shell_word
 
-    what = f"broker {name}"
+    what, conf = f"broker {name}", shell_word(installation.folder)
     try:
         with connect(installation.folder, name="doctor", wait_s=ANSWER_S, broker=name) as connection:
             told = connection.status()
@@ -213,7 +213,10 @@ def _broker(installation: Any, name: str) -> dict[str, str]:
                 "bad", what, f"does not answer; {', '.join(taken)} is taken: {error.what}", "Choose other ports in observatory.toml"
             )
         return _finding(
-            "warn", what, "does not run; its ports are free", f"Start all: nightbell up --conf {shell_word(installation.folder)}"
+            "warn",
+            what,
+            "does not run; its ports are free",
+            f"Start it: nightbell run broker:{name} --conf {conf}, or all: nightbell up --conf {conf}",
         )
     if told.get("readonly"):
         return _finding("bad", what, f"takes no events: {told['readonly']}", "Free or mend its disk")
