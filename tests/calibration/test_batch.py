@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.io import fits
 from astropy.nddata import CCDData
 
+from nightbell.calibration import batch
 from nightbell.calibration.batch import calibrate
 from nightbell.calibration.index import CalibrationIndex
-from nightbell.contracts.errors import BadInput, Missing
+from nightbell.contracts.errors import BadInput, Failed, Missing
 
 from .conftest import GAIN, true_flat
 
@@ -238,8 +242,6 @@ def test_a_bad_master_is_out_of_use_and_its_products_are_named(camera, tmp_path)
     with CalibrationIndex.in_folder(tmp_path / "out") as index:
         assert set(index.mark_bad(flat.product_id, "condensation")) >= {one.product_id for one in first.products}
     lights = [one.source for one in first.products]
-    from pathlib import Path
-
     assert len(calibrate([Path(path) for path in lights], tmp_path / "out").blocked) == 3
 
 
@@ -261,6 +263,150 @@ def test_wrong_arguments_are_refused_before_anything_is_read(camera, tmp_path):
         calibrate([tmp_path], tmp_path / "out", camera="hubble")
     with pytest.raises(BadInput, match="cannot be missing"):
         calibrate([tmp_path], tmp_path / "out", allow_missing=["light"])
+
+
+# ---- what a folder may hold
+
+
+def test_pixels_that_are_no_numbers_in_every_frame_are_masked_and_cost_nothing_else(camera, tmp_path, monkeypatch):
+    take = camera.take
+
+    def damaged(*args, **more):
+        path = take(*args, **more)
+        with fits.open(path, mode="update") as opened:
+            data = opened[0].data.astype(np.float32)
+            data[10:12, 20:30], data[50, 60] = np.nan, np.inf
+            opened[0].data = data
+        return path
+
+    monkeypatch.setattr(camera, "take", damaged)
+    _night(camera)
+    outcome = calibrate([camera.folder], tmp_path / "out")
+    assert not outcome.failed
+    assert outcome.products[0].median == pytest.approx(1000 * GAIN, rel=0.005)
+    ccd = CCDData.read(outcome.products[0].path)
+    assert ccd.mask[10:12, 20:30].all()
+    assert ccd.mask[50, 60]
+    assert np.count_nonzero(ccd.mask) < 40
+
+
+def test_products_of_an_earlier_call_inside_the_input_folder_are_no_input(camera, tmp_path):
+    _night(camera)
+    for out in (camera.folder / "calibrated", camera.folder / "calibrated"):
+        outcome = calibrate([camera.folder], out)
+        assert len(outcome.products) == 3
+        assert outcome.failed == ()
+    product = Path(outcome.products[0].path)
+    (failed,) = calibrate([product], camera.folder / "calibrated").failed
+    assert failed.error.startswith("PRODUCT")
+
+
+def test_every_file_of_a_folder_is_accounted_for(camera, tmp_path):
+    _night(camera)
+    elsewhere = tmp_path / "disk2"
+    elsewhere.mkdir()
+    linked = camera.lights(1)[0].rename(elsewhere / "linked.fits")
+    (camera.folder / "more").symlink_to(elsewhere)
+    (camera.folder / "round").symlink_to(camera.folder)
+    (camera.folder / "dangling.fits").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(camera.folder / "pipe.fits")
+    (camera.folder / "packed.fits.bz2").write_bytes(b"BZh9")
+    (camera.folder / "notes.txt").write_text("clouds")
+    odd = Path(os.fsdecode(bytes(camera.folder) + b"/odd\xff.fits"))
+    shutil.copy(linked, odd)
+    outcome = calibrate([camera.folder, tmp_path / "nowhere.fits"], tmp_path / "out")
+    assert len(outcome.products) == 4
+    assert str(camera.folder / "more" / "linked.fits") in {one.source for one in outcome.products}
+    failed = {Path(one.source).name: one for one in outcome.failed}
+    assert set(failed) == {"dangling.fits", "pipe.fits", "packed.fits.bz2", "odd\N{REPLACEMENT CHARACTER}.fits", "nowhere.fits"}
+    assert all(one.remedy for one in failed.values())
+    json.dumps(outcome.as_dict()).encode()
+
+
+def test_a_master_made_elsewhere_does_not_count_as_one_frame_among_many_but_serves_alone(camera, tmp_path):
+    master = camera.take("Master Bias", header={"NCOMBINE": 20})
+    biases, lights = camera.biases(4), [*camera.darks(3), *camera.flats(3), *camera.lights(1)]
+    both = calibrate([camera.folder], tmp_path / "a")
+    assert next(one.n_frames for one in both.masters if one.kind == "bias") == 4
+    assert [(one.source, one.error[:6]) for one in both.failed] == [(str(master), "MASTER")]
+    alone = calibrate([master, *lights], tmp_path / "b")
+    assert alone.products[0].median == pytest.approx(1000 * GAIN, rel=0.01)
+    assert biases
+
+
+def test_darks_that_have_lost_their_bias_already_are_left_out_by_name(camera, tmp_path):
+    camera.biases(5)
+    for path in camera.darks(3):
+        with fits.open(path, mode="update") as opened:
+            opened[0].data = (opened[0].data - 500.0).astype(np.float32)
+    outcome = calibrate([camera.folder], tmp_path / "out")
+    assert [one.kind for one in outcome.masters] == ["bias"]
+    assert all(one.error.startswith("BELOW_BIAS") for one in outcome.failed)
+
+
+def test_a_mistake_of_ours_on_one_frame_costs_no_other(camera, tmp_path, monkeypatch):
+    lights = _night(camera)
+    real = batch.calibrate_pixels
+
+    def stumble(raw, exposure, recipe):
+        if exposure.path == lights[1]:
+            raise TypeError("no such luck")
+        return real(raw, exposure, recipe)
+
+    monkeypatch.setattr(batch, "calibrate_pixels", stumble)
+    outcome = calibrate([camera.folder], tmp_path / "out")
+    assert len(outcome.products) == 2
+    assert outcome.failed[0].source == str(lights[1])
+    assert "INTERNAL: TypeError: no such luck (test_batch.py:" in outcome.failed[0].error
+
+
+def test_an_output_that_cannot_be_used_is_said_in_words(camera, tmp_path):
+    biases = camera.biases(2)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Failed, match="cannot be made"):
+        calibrate(biases, tmp_path / "file" / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.sqlite").write_text("no database " * 100)
+    with pytest.raises(Failed, match=r"index\.sqlite: the index cannot be used: file is not a database"):
+        calibrate(biases, tmp_path / "out")
+
+
+# ---- which master
+
+
+def test_a_master_marked_bad_stays_out_when_its_frames_come_again(camera, tmp_path):
+    _night(camera)
+    first = calibrate([camera.folder], tmp_path / "out")
+    flat = next(one for one in first.masters if one.kind == "flat")
+    with CalibrationIndex.in_folder(tmp_path / "out") as index:
+        index.mark_bad(flat.product_id, "condensation")
+    Path(flat.path).unlink()
+    again = calibrate([camera.folder], tmp_path / "out")
+    assert len(again.blocked) == 3
+    assert {one.error for one in again.failed} == {"MARKED_BAD: the flat master of these 3 frames must not be used: condensation"}
+
+
+def test_a_light_whose_exposure_is_not_known_is_not_calibrated_as_if_it_had_none(camera, tmp_path):
+    _night(camera)
+    silent = camera.take("Light Frame", light_adu=1000.0, header={"EXPTIME": None})
+    outcome = calibrate([camera.folder], tmp_path / "out")
+    assert [one.source for one in outcome.blocked] == [str(silent)]
+    assert "no exposure time" in outcome.blocked[0].missing[0]
+
+
+def test_darks_of_another_camera_or_window_neither_block_nor_mislead(camera, tmp_path):
+    camera.biases(5, header={"INSTRUME": "OTHER"})
+    camera.darks(3, exposure_s=600.0, header={"INSTRUME": "OTHER"})
+    camera.biases(5)
+    camera.flats(3)
+    camera.lights(1)
+    outcome = calibrate([camera.folder], tmp_path / "a")
+    assert [one.status for one in outcome.products] == ["done, no dark"]
+    camera.darks(3)
+    camera.lights(1, header={"XORGSUBF": 10, "YORGSUBF": 0})
+    outcome = calibrate([camera.folder], tmp_path / "b")
+    assert [one.status for one in outcome.products] == ["done"]
+    assert "dark 60 s at -20 C (nearest: window none, not 10,0)" in outcome.blocked[0].missing
 
 
 # ---- real cameras

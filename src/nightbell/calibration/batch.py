@@ -13,34 +13,35 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nightbell import __version__
 from nightbell.calibration.cameras import Camera, load_cameras
 from nightbell.calibration.engine import SATURATED, Calibrated, Plane, Recipe, calibrate_pixels, mad_std
+from nightbell.calibration.finding import SUFFIXES, find_frames, shown
 from nightbell.calibration.guard import Ambiguity
 from nightbell.calibration.index import CalibrationIndex
 from nightbell.calibration.intake import Exposure, intake
 from nightbell.calibration.masters import Built, build_bias, build_dark, build_flat
 from nightbell.calibration.matching import Choice, Master, choose_bias, choose_dark, choose_flat
-from nightbell.calibration.products import ALGORITHM, copied_cards, product_id, read_product, remove_stale_parts, write_product
-from nightbell.contracts.errors import BadInput, NightbellError, NoSuchInput
+from nightbell.calibration.products import copied_cards, product_id, read_product, remove_stale_parts, write_product
+from nightbell.calibration.provenance import light_cards, light_history, master_cards
+from nightbell.calibration.reading import PixelCache
+from nightbell.contracts.errors import BadInput, Mistakes, NightbellError, NoSuchInput
 from nightbell.contracts.ids import safe_name
 from nightbell.contracts.instants import format_utc
 from nightbell.contracts.records import BlockedFrame, FailedFrame, MasterRef, ProductRef
 
-__all__ = ["KINDS_THAT_MAY_MISS", "Outcome", "calibrate", "find_frames"]
+__all__ = ["KINDS_THAT_MAY_MISS", "Outcome", "calibrate"]
 
 KINDS_THAT_MAY_MISS = ("bias", "dark", "flat")
-SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz", ".fit.fz", ".fz")
-CACHE_BYTES = 512 << 20
 WAITING_REMEDY = "Calibrate such frames into the same output, then this one again; or go on without by --allow-missing"
 Report = Callable[[int, int, str], None]
 
@@ -105,20 +106,6 @@ class Outcome:
         }
 
 
-def find_frames(paths: Iterable[Path]) -> list[Path]:
-    """The FITS files among `paths`, folders searched to the bottom, sorted. Raises `Missing` for a path that is not there."""
-    found: set[Path] = set()
-    for path in paths:
-        if path.is_dir():
-            inside = (file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."))
-            found.update(file for file in inside if file.is_file())
-        elif path.exists():
-            found.add(path)
-        else:
-            raise NoSuchInput("there is no such file or folder", where=str(path), remedy="Check the path")
-    return sorted(found)
-
-
 def calibrate(
     paths: Sequence[Path],
     out: Path,
@@ -135,23 +122,50 @@ def calibrate(
     """Calibrate the frames at `paths` (files, folders) into `out`. Broken or unmatched frames are part of the answer.
 
     `allow_missing` names masters without which lights go on all the same, marked in `status`. `longitude_deg` (east positive)
-    tells nights apart where headers have no NIGHT. Raises `NoSuchInput` or `BadInput` only for what concerns all frames.
+    tells nights apart where headers have no NIGHT. Raises `NoSuchInput`, `BadInput` or `Failed` only for what concerns all frames.
     """
     known = dict(cameras) if cameras is not None else load_cameras()
     if camera is not None and camera not in known:
         raise BadInput(f"there is no camera {camera!r}", where="camera", remedy=f"Known: {', '.join(sorted(known))}")
     if wrong := set(allow_missing) - set(KINDS_THAT_MAY_MISS):
         raise BadInput(f"{sorted(wrong)} cannot be missing", where="allow_missing", remedy="Known: bias, dark, flat")
-    files = find_frames(paths)
-    if not files and paths:
-        where = ", ".join(map(str, paths))
-        raise NoSuchInput(
-            "there is no FITS file", where=where, remedy=f"Give frames with one of the endings {' '.join(SUFFIXES[:3])} .gz .fz"
-        )
+    listing = find_frames(paths, ours=_made_before(out))
+    if paths and not listing.files:
+        _refuse_nothing(paths, [error for _, error in listing.troubles if isinstance(error, NoSuchInput)], n_troubles=len(listing.troubles))
     with CalibrationIndex.in_folder(out) as index:
         remove_stale_parts(out)
         run = _Run(out, index, known, camera, frozenset(allow_missing), longitude_deg, gain_e_per_adu, read_noise_e, now_ns)
-        return run.calibrate(files, report or (lambda _done, _total, _text: None))
+        run.report = report or run.report
+        run.failed.extend(_failure(path, error) for path, error in listing.troubles)
+        return run.calibrate(listing.files)
+
+
+def _made_before(out: Path) -> Collection[str]:
+    """Products of earlier calls into `out`."""
+    if not (out / "index.sqlite").is_file():
+        return ()
+    with CalibrationIndex.in_folder(out) as index:
+        return index.product_paths()
+
+
+def _refuse_nothing(paths: Sequence[Path], missing: Sequence[NoSuchInput], *, n_troubles: int) -> None:
+    """Raise what is wrong when no file is left; where something else than absence is in the way, the outcome will name it."""
+    if n_troubles == 0:
+        where = ", ".join(map(shown, paths))
+        raise NoSuchInput(
+            "there is no FITS file", where=where, remedy=f"Give frames with one of the endings {' '.join(SUFFIXES[:3])} .gz .fz"
+        )
+    if len(missing) == n_troubles:
+        raise missing[0] if len(missing) == 1 else Mistakes(missing)
+
+
+def _failure(path: Path, error: Exception) -> FailedFrame:
+    """What became of one file that could not be used; a mistake of ours says where to look for it, and costs no other frame."""
+    if isinstance(error, NightbellError):
+        return FailedFrame(source=shown(path), error=str(error.what), remedy=error.remedy)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"INTERNAL: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+    return FailedFrame(source=shown(path), error=what, remedy="Report this together with the frame; the others went on")
 
 
 class _Run:
@@ -178,7 +192,9 @@ class _Run:
         self.gain_e_per_adu = gain_e_per_adu
         self.read_noise_e = read_noise_e
         self.created_utc = format_utc(now_ns)
-        self.cache = _PixelCache(self._intake)
+        self.report: Report = lambda _done, _total, _text: None
+        self.cache = PixelCache(self._intake)
+        self.given: set[Path] = set()
         self.planes: dict[str, Plane] = {}
         self.library: dict[str, Master] = {}
         self.made: dict[str, Master] = {}
@@ -197,24 +213,26 @@ class _Run:
             read_noise_e=self.read_noise_e,
         )
 
-    def calibrate(self, files: Sequence[Path], report: Report) -> Outcome:
+    def calibrate(self, files: Sequence[Path]) -> Outcome:
         exposures: list[Exposure] = []
         total = 2 * len(files)
         for done, path in enumerate(files):
-            report(done, total, f"read {path.name}")
+            self.report(done, total, f"read {path.name}")
             try:
                 exposures.append(self.cache.read(path))
-            except NightbellError as error:
-                self.failed.append(FailedFrame(source=str(path), error=str(error.what), remedy=error.remedy))
+            except Exception as error:  # noqa: BLE001  (one file of many: it fails by name, the others go on)
+                self.failed.append(_failure(path, error))
+        self.given = {one.path for one in exposures}
         self.index.put_exposures((one, "accepted", "") for one in exposures)
         self.library = {master.product_id: master for master in self.index.masters() if Path(master.path).is_file()}
-        for kind in ("bias", "dark", "flat"):
-            self._masters(kind, [one for one in exposures if one.kind == kind])
         lights = sorted((one for one in exposures if one.kind == "light"), key=lambda one: (one.start_ns or 0, str(one.path)))
+        for kind in ("bias", "dark", "flat"):
+            self.report(len(files), total, f"combine {kind} frames")
+            self._masters(kind, [one for one in exposures if one.kind == kind])
         for done, light in enumerate(lights):
-            report(total - len(lights) + done, total, f"calibrate {light.path.name}")
+            self.report(total - len(lights) + done, total, f"calibrate {light.path.name}")
             self._light(light)
-        report(total, total, "done")
+        self.report(total, total, "done")
         return Outcome(
             products=tuple(self.products),
             masters=tuple(_master_ref(master) for master in self.made.values()),
@@ -231,9 +249,18 @@ class _Run:
     def _masters(self, kind: str, exposures: Sequence[Exposure]) -> None:
         for group in self._groups(kind, exposures):
             try:
-                self._master(kind, group)
-            except NightbellError as error:
-                self.failed.extend(FailedFrame(source=str(one.path), error=str(error.what), remedy=error.remedy) for one in group)
+                self._master(kind, self._raw_of(group))
+            except Exception as error:  # noqa: BLE001  (one master of many: its frames fail by name, the others go on)
+                self.failed.extend(_failure(one.path, error) for one in group if one.path in self.given)
+
+    def _raw_of(self, group: Sequence[Exposure]) -> Sequence[Exposure]:
+        """`group` without masters made elsewhere, unless it has nothing else: one of them would count as one frame among many."""
+        raw = [one for one in group if not one.is_combined]
+        if not raw:
+            return group
+        what = BadInput("MASTER: a master made elsewhere is left out: there are raw frames", remedy="Leave it out, or give it alone")
+        self.failed.extend(_failure(one.path, what) for one in group if one.is_combined and one.path in self.given)
+        return raw
 
     def _groups(self, kind: str, exposures: Sequence[Exposure]) -> list[list[Exposure]]:
         """Frames that make one master: those given, and those of the same camera, night and settings that are known already."""
@@ -272,14 +299,10 @@ class _Run:
                 one for one in group if flat_below[one.raw_id][0] is None and flat_below[one.raw_id][1] is None and one.overscan is None
             ]
             if bare and "bias" not in self.allow_missing:
-                for one in bare:
-                    self.failed.append(
-                        FailedFrame(
-                            source=str(one.path),
-                            error="NO_BIAS: a flat without bias, dark of its own exposure or overscan",
-                            remedy="Give bias frames of this camera with it",
-                        )
-                    )
+                what = BadInput(
+                    "NO_BIAS: a flat without bias, dark of its own exposure or overscan", remedy="Give bias frames of this camera with it"
+                )
+                self.failed.extend(_failure(one.path, what) for one in bare if one.path in self.given)
                 group = [one for one in group if one not in bare]
                 if not group:
                     return
@@ -291,8 +314,11 @@ class _Run:
         if built is None:
             return
         for left in built.left_out:
-            self.failed.append(FailedFrame(source=str(left.exposure.path), error=left.error, remedy=left.remedy))
+            if left.exposure.path in self.given:
+                self.failed.append(FailedFrame(source=str(left.exposure.path), error=left.error, remedy=left.remedy))
         self.index.put_exposures((left.exposure, "refused", left.error) for left in built.left_out)
+        if any(one.is_combined for one in group):
+            built = replace(built, read_noise_adu=None)  # masters differ by less than frames do
         if built.used:
             self._keep_master(kind, built, first, sorted(set(used)), holds_bias=holds_bias)
 
@@ -305,6 +331,11 @@ class _Run:
         inputs = [("raw", one.raw_id) for one in built.used]
         parameters = {"setup": repr(first.setup), "filter": first.filter if kind == "flat" else None, "holds_bias": holds_bias}
         name = product_id(f"master_{kind}", [*inputs, *used], parameters)
+        if reason := self.index.bad_reason(name):
+            raise BadInput(
+                f"MARKED_BAD: the {kind} master of these {len(built.used)} frames must not be used: {reason}",
+                remedy="Give other frames, or these without the one at fault",
+            )
         times = sorted(one.start_ns for one in built.used if one.start_ns is not None)
         exposure_s = None if kind == "bias" else float(np.median([one.exposure_s or 0.0 for one in built.used]))
         status = ",".join(built.flags) or "good"
@@ -314,21 +345,7 @@ class _Run:
         )
         path = self.out / "masters" / f"{stem}.fits"
         unit = "adu" if kind != "flat" else "1"
-        cards: list[tuple[str, Any, str]] = [
-            ("IMAGETYP", f"MASTER {kind.upper()}", "type of frame"),
-            ("INSTRUME", first.setup.camera, "camera"),
-            ("NIGHT", first.night, "night of its frames"),
-            ("NCOMBINE", len(built.used), "number of frames"),
-            ("EXPTIME", exposure_s or 0.0, "[s] exposure of each"),
-            *([("FILTER", first.filter, "filter")] if kind == "flat" and first.filter else []),
-            *([("RDNADU", built.read_noise_adu, "[adu] read noise from frame pairs")] if built.read_noise_adu is not None else []),
-            ("LEVELADU", built.level_adu, "[adu] median above what was subtracted"),
-            ("HOLDBIAS", holds_bias, "T: the bias is still in it"),
-            ("QUALITY", status, "good, or the gates it failed"),
-            ("NBPRODID", name, "product id"),
-            ("NBALGO", ALGORITHM, "version of the algorithm"),
-            *((f"NB{role.upper()}{i or ''}", one, f"id of the {role} master") for role, i, one in _numbered(used)),
-        ]
+        cards = master_cards(kind, built, first, name, used, exposure_s=exposure_s, holds_bias=holds_bias)
         history = [f"raw {one}" for _, one in sorted(inputs)] + list(built.notes)
         kept = self._kept(name)
         if kept is None:
@@ -403,9 +420,10 @@ class _Run:
                 return
             self.products.append(self._product(light, choices))
             self.index.put_exposures([(light, "done", "")])
-        except NightbellError as error:
-            self.failed.append(FailedFrame(source=str(light.path), error=str(error.what), remedy=error.remedy))
-            self.index.put_exposures([(light, "failed", str(error))])
+        except Exception as error:  # noqa: BLE001  (one light of many: it fails by name, the others go on)
+            failure = _failure(light.path, error)
+            self.failed.append(failure)
+            self.index.put_exposures([(light, "failed", failure.error)])
 
     def _match(self, light: Exposure) -> tuple[list[str], dict[str, Choice]]:
         masters = list(self.library.values())
@@ -471,8 +489,9 @@ class _Run:
         result = calibrate_pixels(pixels, light, recipe)
         median, noise, notes = _measure(result, light, noise_adu * gain, origin, scale)
         path = self.out / "light" / f"{_stem(light.path)}_{name[:12]}.fits"
-        cards = [*copied_cards(light.header(), light.data.x0, light.data.y0), *_cards(light, recipe, result, origin, name, ids, status)]
-        history = _history(light, ids, choices)
+        made = light_cards(light, recipe, result, origin, name, ids, status)
+        cards = [*copied_cards(light.header(), light.data.x0, light.data.y0), *made]
+        history = light_history(light, ids, choices)
         sha256, size = write_product(path, Plane(result.data, result.sigma, result.mask), "electron", cards, history, part_name=name[:16])
         self.notes[name] = notes
         self.index.put_product(
@@ -512,41 +531,6 @@ class _Run:
         )
 
 
-class _PixelCache:
-    """Pixels of the frames last read, within a budget of memory; a frame that has left it is read again."""
-
-    def __init__(self, read: Callable[[Path], tuple[Exposure, NDArray[Any]]]) -> None:
-        self._read = read
-        self._held: OrderedDict[Path, NDArray[Any]] = OrderedDict()
-        self._exposures: dict[Path, Exposure] = {}
-        self._bytes = 0
-
-    def read(self, path: Path) -> Exposure:
-        """The exposure at `path`; read once in a call."""
-        if path not in self._exposures:
-            self._exposures[path], pixels = self._read(path)
-            self._hold(path, pixels)
-        return self._exposures[path]
-
-    def pixels(self, exposure: Exposure) -> NDArray[Any]:
-        """The raw pixels of `exposure`."""
-        if exposure.path in self._held:
-            self._held.move_to_end(exposure.path)
-            return self._held[exposure.path]
-        again, pixels = self._read(exposure.path)
-        if again.raw_id != exposure.raw_id:
-            raise BadInput("it has changed while it was read", where=str(exposure.path), remedy="Never write into a raw frame")
-        self._hold(exposure.path, pixels)
-        return pixels
-
-    def _hold(self, path: Path, pixels: NDArray[Any]) -> None:
-        self._held[path] = pixels
-        self._bytes += pixels.nbytes
-        while self._bytes > CACHE_BYTES and len(self._held) > 1:
-            _, old = self._held.popitem(last=False)
-            self._bytes -= old.nbytes
-
-
 def _group_key(kind: str, one: Exposure) -> tuple[Any, ...]:
     """Frames with equal keys make one master."""
     gain = None if one.gain_e_per_adu is None else round(one.gain_e_per_adu, 2)
@@ -573,28 +557,9 @@ def _master_ref(master: Master) -> MasterRef:
     )
 
 
-def _numbered(used: Sequence[tuple[str, str]]) -> list[tuple[str, int, str]]:
-    """(role, 0, id) for the first of a role, (role, 1, id) for the next."""
-    counts: dict[str, int] = defaultdict(int)
-    numbered = []
-    for role, one in used:
-        numbered.append((role, counts[role], one))
-        counts[role] += 1
-    return numbered
-
-
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.median(known)) if known else None
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-            break
-    return safe_name(name, longest=60)
 
 
 def _status(light: Exposure, choices: Mapping[str, Choice]) -> str:
@@ -628,45 +593,10 @@ def _measure(result: Calibrated, light: Exposure, read_noise_e: float, origin: s
     return median, noise, notes
 
 
-def _cards(
-    light: Exposure, recipe: Recipe, result: Calibrated, origin: str, name: str, ids: Mapping[str, str | None], status: str
-) -> list[tuple[str, Any, str]]:
-    return [
-        ("IMAGETYP", "LIGHT", "type of frame"),
-        *([("MJD-OBS", round(light.start_ns / 86400e9 + 40587, 9), "[d] start of exposure, UTC")] if light.start_ns is not None else []),
-        ("EXPTIME", light.exposure_s or 0.0, "[s] exposure"),
-        *([("FILTER", light.filter, "filter")] if light.filter else []),
-        *([("OBJECT", light.object_name, "target")] if light.object_name else []),
-        ("EGAIN", 1.0, "[e/electron] the pixels are electrons"),
-        ("RAWGAIN", recipe.gain_e_per_adu, "[e/adu] gain applied"),
-        ("RDNOISE", round(recipe.read_noise_e, 4), f"[e] read noise, from the {origin}"),
-        ("SATURATE", light.saturation_adu * recipe.gain_e_per_adu if math.isfinite(light.saturation_adu) else 0.0, "[e] raw saturation"),
-        ("SIGCOM", round(result.sigma_common_e, 4), "[e] median part of UNCERT common to frames"),
-        ("CALLEVEL", 2, "1 raw, 2 calibrated"),
-        ("CALSTAT", status, "done, and without what"),
-        ("NBRAWID", light.raw_id, "sha256 of the raw file"),
-        ("NBPRODID", name, "product id"),
-        *((f"NB{kind.upper()}", one or "none", f"id of the {kind} master") for kind, one in ids.items()),
-        ("NBDSCAL", recipe.dark_scale if ids["dark"] else 0.0, "factor of the dark"),
-        ("NBALGO", ALGORITHM, "version of the algorithm"),
-        ("NBVERS", __version__, "nightbell version"),
-    ]
-
-
-def _history(light: Exposure, ids: Mapping[str, str | None], choices: Mapping[str, Choice]) -> list[str]:
-    lines = ["saturation bits from raw counts"]
-    if light.overscan is not None:
-        lines.append(f"overscan {light.overscan}: median per row subtracted")
-    if light.data.shape != light.setup.shape:
-        lines.append(f"trimmed to {light.data}")
-    if ids["bias"]:
-        lines.append("bias subtracted")
-    lines.append("uncertainty from electrons above the bias and read noise")
-    dark = choices["dark"]
-    if dark.master is not None:
-        held = " (it holds the bias)" if dark.master.holds_bias else ""
-        lines.append(f"dark of {dark.master.exposure_s:g} s x {dark.scale:.6g} subtracted{held}")
-    if ids["flat"]:
-        lines.append("divided by flat")
-    lines.append("multiplied by the gain: electrons")
-    return lines
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+            break
+    return safe_name(name, longest=60)

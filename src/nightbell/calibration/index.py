@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from sqlalchemy import JSON, Engine, ForeignKey, Index, String, create_engine, delete, event, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from nightbell.calibration.intake import Exposure, Setup
 from nightbell.calibration.matching import Master
+from nightbell.contracts.errors import Failed
 
 __all__ = ["CalibrationIndex"]
 
@@ -86,12 +88,18 @@ class CalibrationIndex:
         self._engine: Engine = create_engine(url)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _sqlite_pragmas)
-        _Table.metadata.create_all(self._engine)
+        self._where = self._engine.url.database or url
+        with self._named():
+            _Table.metadata.create_all(self._engine)
 
     @classmethod
     def in_folder(cls, folder: Path) -> CalibrationIndex:
-        """The index `index.sqlite` of an output folder, made when it is not there."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """The index `index.sqlite` of an output folder, made when it is not there. Raises `Failed` for a folder that cannot be used."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            remedy = "Give a folder in which you may write"
+            raise Failed(f"the folder cannot be made: {error.strerror}", where=str(folder), remedy=remedy) from error
         return cls(f"sqlite:///{(folder / 'index.sqlite').as_posix()}")
 
     def close(self) -> None:
@@ -106,8 +114,19 @@ class CalibrationIndex:
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with Session(self._engine) as session, session.begin():
+        with self._named(), Session(self._engine) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """The database's own errors in our words."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            # A DBAPIError holds what the database said; its own text is a page of SQL.
+            what = f"the index cannot be used: {getattr(error, 'orig', None) or error}"
+            remedy = "Check space, permissions and that no other program holds it; moved away, it is made again from the frames"
+            raise Failed(what, where=self._where, remedy=remedy, code="index") from error
 
     def put_exposures(self, exposures: Iterable[tuple[Exposure, str, str]]) -> None:
         """Add or renew (exposure, status, detail)."""
@@ -181,6 +200,17 @@ class CalibrationIndex:
         with self._session() as session:
             row = session.get(_ProductRow, product_id)
             return None if row is None else {"path": row.path, "sha256": row.sha256, "status": row.status, "detail": row.detail}
+
+    def product_paths(self) -> set[str]:
+        """Where all products lie."""
+        with self._session() as session:
+            return set(session.scalars(select(_ProductRow.path)))
+
+    def bad_reason(self, product_id: str) -> str:
+        """Why a product was marked bad; empty when it was not."""
+        with self._session() as session:
+            row = session.get(_ProductRow, product_id)
+            return "" if row is None else row.is_bad
 
     def put_master(self, master: Master, *, created_utc: str, quality: Mapping[str, float]) -> None:
         """Add a master; earlier ones made of a part of its frames are superseded."""

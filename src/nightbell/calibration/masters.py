@@ -116,7 +116,11 @@ def _read(exposures: Sequence[Exposure], pixels: Pixels, left_out: list[LeftOut]
             continue
         seen[exposure.data_sha256] = exposure
         data, mask = prepare(pixels(exposure), exposure)
-        frames.append(_Frame(exposure, data, mask, float(np.median(data))))
+        lost = (mask & NO_DATA) != 0
+        level = float(np.median(data[~lost])) if not lost.all() else 0.0
+        # So that levels and differences stay numbers; the mask keeps these pixels out of the master.
+        data[lost] = level
+        frames.append(_Frame(exposure, data, mask, level))
     return frames
 
 
@@ -182,6 +186,10 @@ def build_dark(exposures: Sequence[Exposure], pixels: Pixels, bias: Plane | None
     if not frames:
         return None
     level = float(np.median([frame.level for frame in frames]))
+    lowest = 0.0 if bias is None else -0.5 * abs(float(np.median(bias.data))) - 50.0
+    if level < lowest:
+        text = f"BELOW_BIAS: its level is {level:.0f} adu above the bias: the bias seems to be off already"
+        return Built(_nothing(), (), (*left_out, *(LeftOut(f.exposure, text, "Give raw darks") for f in frames)), level, None, ())
     offsets = [frame.level - level for frame in frames]
     shifted = [_Frame(f.exposure, f.data - np.float32(o), f.mask, f.level - o, noise or 0.0) for f, o in zip(frames, offsets, strict=True)]
     plane = _combine(shifted)
@@ -238,6 +246,10 @@ def build_flat(
         return None if not left_out else Built(_nothing(), (), tuple(left_out), 0.0, None, ())
     plane = _combine(frames)
     invalid = _invalid(plane) | (plane.mask != 0)
+    if invalid.all():
+        text = "FLAT_STRUCTURE: no pixel has a level like its neighbours'"
+        left_out.extend(LeftOut(frame.exposure, text, "Look at the frame; take it again") for frame in frames)
+        return Built(_nothing(), (), tuple(left_out), 0.0, None, ())
     norm = float(np.mean(plane.data[~invalid], dtype=np.float64))
     data, sigma = plane.data / np.float32(norm), plane.sigma / np.float32(norm)
     # A pixel's noise follows its own light: dim corners are known less well.

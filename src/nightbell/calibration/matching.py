@@ -74,29 +74,35 @@ def choose_flat(frame: Exposure, masters: Iterable[Master]) -> Choice:
 def choose_dark(frame: Exposure, masters: Iterable[Master], *, has_bias: bool) -> Choice:
     """The dark for `frame`: of the same exposure, else one to be scaled where the camera and the dark allow it."""
     rules = frame.camera.settings
-    exposure_s = frame.exposure_s or 0.0
+    # Another camera's darks say nothing about this one; with a bias at hand a dark that still holds one would take it away twice.
+    of_camera = [m for m in masters if m.kind == "dark" and m.exposure_s and m.setup.camera == frame.setup.camera]
+    if frame.exposure_s is None:
+        return Choice(None, "dark (which one is not known: the header has no exposure time)" if of_camera else "dark")
+    exposure_s = frame.exposure_s
     wanted = f"dark {exposure_s:g} s" + (f" at {frame.temperature_c:.0f} C" if frame.temperature_c is not None else "")
-    # With a bias at hand a dark that still holds one would take it away twice.
-    darks = [m for m in masters if m.kind == "dark" and m.exposure_s and (not m.holds_bias or not has_bias)]
+    darks = [m for m in of_camera if not m.holds_bias or not has_bias]
     cold = [m for m in darks if _temperature_fits(frame, m)]
     if darks and not cold:
         have = ", ".join(sorted({f"{m.temperature_c:.1f} C" for m in darks if m.temperature_c is not None}))
         return Choice(None, f"{wanted} (there are darks at {have})")
-    exact = [m for m in cold if same_exposure(exposure_s, m.exposure_s or 0)]
-    choice = _choose(wanted, frame, exact, rules.bias_max_age_d)
-    if choice.master is not None or not cold:
-        return choice
-    have = ", ".join(f"{t:g} s" for t in sorted({m.exposure_s or 0.0 for m in cold}))
+    # Darks of another window or of last year say nothing about which exposures there are.
+    fitting = [m for m in cold if not _faults(frame, m, rules.bias_max_age_d)]
+    exact = [m for m in fitting if same_exposure(exposure_s, m.exposure_s or 0)]
+    if exact or not fitting:
+        return _choose(wanted, frame, exact or cold, rules.bias_max_age_d)
+    have = ", ".join(f"{t:g} s" for t in sorted({m.exposure_s or 0.0 for m in fitting}))
     if not rules.scale_darks:
         return Choice(None, f"{wanted} (there are darks of {have}, and this camera's are not scaled)")
-    scalable = [m for m in cold if not m.holds_bias and has_bias and exposure_s <= rules.max_dark_scale * (m.exposure_s or 0)]
-    if not scalable:
-        why = "they hold the bias" if any(m.holds_bias for m in cold) else f"that is more than {rules.max_dark_scale:g} times longer"
+    if not has_bias:
+        why = "they hold the bias" if any(m.holds_bias for m in fitting) else "there is no bias"
         return Choice(None, f"{wanted} (there are darks of {have}; not scaled: {why})")
+    scalable = [m for m in fitting if exposure_s <= rules.max_dark_scale * (m.exposure_s or 0)]
+    if not scalable:
+        return Choice(None, f"{wanted} (there are darks of {have}; not scaled: that is more than {rules.max_dark_scale:g} times longer)")
     # The longest dark measures the current best.
     longest = max(m.exposure_s or 0.0 for m in scalable)
     choice = _choose(wanted, frame, [m for m in scalable if m.exposure_s == longest], rules.bias_max_age_d)
-    return choice if choice.master is None else Choice(choice.master, scale=exposure_s / longest)
+    return Choice(choice.master, choice.missing, exposure_s / longest)
 
 
 def _temperature_fits(frame: Exposure, master: Master) -> bool:
@@ -113,20 +119,19 @@ def _temperature_fits(frame: Exposure, master: Master) -> bool:
 def _choose(wanted: str, frame: Exposure, masters: Sequence[Master], max_age_d: float) -> Choice:
     if not masters:
         return Choice(None, wanted)
-    reasons: list[str] = []
-    fitting: list[Master] = []
-    for master in masters:
-        words = list(frame.setup.differences(master.setup))
-        age_d = _age_d(frame, master)
-        if age_d is not None and age_d > max_age_d:
-            words.append(f"{age_d:.0f} days away, more than {max_age_d:g}")
-        if words:
-            reasons.append("; ".join(words))
-        else:
-            fitting.append(master)
+    faults = [(_faults(frame, master, max_age_d), master) for master in masters]
+    fitting = [master for words, master in faults if not words]
     if not fitting:
-        return Choice(None, f"{wanted} (nearest: {min(reasons, key=lambda text: (text.count(';'), text))})")
+        nearest = min((words for words, _ in faults), key=lambda words: (len(words), words))
+        return Choice(None, f"{wanted} (nearest: {'; '.join(nearest)})")
     return Choice(min(fitting, key=lambda m: (m.night != frame.night, _age_d(frame, m) or 0.0, -m.n_frames, m.product_id)))
+
+
+def _faults(frame: Exposure, master: Master, max_age_d: float) -> tuple[str, ...]:
+    """Why `master` was not made for a frame like this, in words; empty when it was."""
+    words = frame.setup.differences(master.setup)
+    age_d = _age_d(frame, master)
+    return (*words, f"{age_d:.0f} days away, more than {max_age_d:g}") if age_d is not None and age_d > max_age_d else words
 
 
 def _age_d(frame: Exposure, master: Master) -> float | None:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -89,9 +90,9 @@ def write_product(
 
 def _place(path: Path, content: bytes, part_name: str) -> None:
     """Temporary file in the same folder, fsync, rename, fsync of the folder: whole or absent, after any crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{part_name}.{os.getpid()}.part"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(content)
             file.flush()
@@ -106,7 +107,8 @@ def _place(path: Path, content: bytes, part_name: str) -> None:
                     raise
                 time.sleep(0.05)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error tells more than that of cleaning up
+            part.unlink(missing_ok=True)
         raise Failed(f"cannot be written: {error.strerror or error}", where=str(path), remedy="Check space and permissions") from error
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
@@ -117,9 +119,9 @@ def _place(path: Path, content: bytes, part_name: str) -> None:
 
 
 def remove_stale_parts(folder: Path, *, older_than_s: float = 86400.0) -> int:
-    """Remove what a crash has left in `folder`: .part files older than a day. Gives their number."""
+    """Remove what a crash has left in an output folder: .part files older than a day. Gives their number."""
     limit = time.time() - older_than_s
-    stale = [part for part in folder.glob("**/.*.part") if part.stat().st_mtime < limit]
+    stale = [part for part in folder.glob("*/.*.part") if part.is_file() and part.stat().st_mtime < limit]
     for part in stale:
         part.unlink(missing_ok=True)
     return len(stale)
