@@ -79,3 +79,24 @@ def test_a_frame_that_is_cut_in_half_is_failed_by_name_and_the_next_one_is_calib
         assert [one.source for one in failed.failed] == [str(half)]
         assert failed.failed[0].remedy
         assert script.dead_letters() == []
+
+
+def test_lights_that_wait_go_on_when_a_command_brings_the_masters_and_after_a_restart_too(camera, tmp_path):
+    site = make_site(tmp_path / "conf")
+    (first, second), biases, darks, flats = camera.lights(2), camera.biases(5), camera.darks(3), camera.flats(3)
+    with running_broker(site), connect(site.folder) as script:
+        with living(Preprocessor(site)):
+            script.publish(stored([first], "b1"), "2027-04-12/b1")
+            wait_until(lambda: bool(told(script, "calibration.blocked")), "calibration.blocked")
+            script.ask("preprocessor", "calibrate", paths=[str(path) for path in (*biases, *darks, *flats)], timeout_s=60)
+            wait_until(lambda: any(one.products for one in told(script, "calibration.done")), "the light calibrated")
+            products = [product for one in told(script, "calibration.done") for product in one.products]
+            assert [product.source for product in products] == [str(first)]
+        # The masters are there, and nobody has told the next life that they came.
+        preprocessor = Preprocessor(site)
+        with living(preprocessor), preprocessor.turn() as turn:
+            turn.execute("UPDATE frame_order SET state = 'blocked', missing = 'flat r'")
+        with living(Preprocessor(site)):
+            wait_until(lambda: len(told(script, "calibration.done")) >= 3, "the light calibrated once more")
+            script.publish(stored([second], "b2"), "2027-04-12/b2")
+            wait_until(lambda: len({p.source for one in told(script, "calibration.done") for p in one.products}) == 2, "the second light")

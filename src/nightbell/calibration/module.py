@@ -30,6 +30,8 @@ from nightbell.settings import Installation
 
 __all__ = ["Preprocessor", "run"]
 
+RETRY_S = 60.0
+"""Real time after which orders that met a full disk or the like are tried again, when no event wakes them before."""
 _MASTER_TYPES = (FrameType.BIAS.value, FrameType.DARK.value, FrameType.FLAT.value)
 
 
@@ -82,7 +84,10 @@ class Preprocessor(Module[PreprocessorState]):
         self._busy = threading.Lock()
         self._wake = threading.Event()
         self._doing = ""
-        self._wake.set()  # orders that an earlier life has left
+        with self.turn() as turn:
+            # Masters may have come while nobody listened.
+            self._order_blocked_again(turn)
+        self._wake.set()
         self._worker = threading.Thread(target=self._work, name="preprocessor-worker", daemon=True)
         self._worker.start()
 
@@ -121,7 +126,9 @@ class Preprocessor(Module[PreprocessorState]):
     @answers(CalibrateNight)
     def calibrate_night(self, command: CalibrateNight, turn: Turn[PreprocessorState], progress: Progress) -> dict[str, Any]:
         """Calibrate again every frame of a night that was stored; what is done is only said again."""
-        rows = turn.query("SELECT frame FROM frame_order WHERE night = ? ORDER BY number", (command.night,))
+        with self.turn() as reading:
+            # In a turn of its own: what the command's turn has once touched is locked until all frames are done.
+            rows = reading.query("SELECT frame FROM frame_order WHERE night = ? ORDER BY number", (command.night,))
         if not rows:
             raise Missing(f"no frame of night {command.night} is known here", where="night", remedy="See `nightbell index query`")
         paths = [Path(msgspec.json.decode(row[0], type=FrameRef).path) for row in rows]
@@ -169,13 +176,21 @@ class Preprocessor(Module[PreprocessorState]):
             batch_id = hashlib.sha256("".join(sorted(one.product_id for one in outcome.products)).encode()).hexdigest()[:16]
             done = CalibrationDone(night=night, batch_id=batch_id, products=outcome.products, masters=outcome.masters)
             turn.publish(done, f"{night or 'asked'}/{batch_id}")
+            if outcome.masters:
+                self._order_blocked_again(turn)
+                self._wake.set()
         return outcome.as_dict()
+
+    @staticmethod
+    def _order_blocked_again(turn: Turn[PreprocessorState]) -> None:
+        """What waited may have what it needs now; matching will say."""
+        turn.execute("UPDATE frame_order SET state = 'ordered' WHERE state = 'blocked'")
 
     # ---- the worker thread
 
     def _work(self) -> None:
         while not self.stopping.is_set():
-            self._wake.wait()
+            self._wake.wait(timeout=RETRY_S)
             self._wake.clear()
             try:
                 while not self.stopping.is_set() and self._work_once():
@@ -202,10 +217,10 @@ class Preprocessor(Module[PreprocessorState]):
         first = orders[0]
         same = [one for one in orders if (one.night, one.batch_id) == (first.night, first.batch_id)]
         masters = [one for one in same if one.frame.frame_type.value in _MASTER_TYPES]
-        self._carry_out(masters or same[: self.settings.batch_frames])
-        return True
+        return self._carry_out(masters or same[: self.settings.batch_frames])
 
-    def _carry_out(self, orders: Sequence[_Order]) -> None:
+    def _carry_out(self, orders: Sequence[_Order]) -> bool:
+        """Calibrate the frames of `orders` and say what came of it. False when nothing can be done now; the orders stay."""
         first = orders[0]
         self._doing = f"{len(orders)} frames of {first.night}/{first.batch_id}"
         broken: list[tuple[_Order, FailedFrame]] = []
@@ -227,12 +242,11 @@ class Preprocessor(Module[PreprocessorState]):
                     now_ns=self.clock.now_ns(),
                 )
             except NightbellError as error:
-                # What concerns all frames at once (a full disk, a folder that went away): the orders wait for the next wake.
+                # What concerns all frames at once: a full disk, a folder that went away.
                 self.log.warning("preprocessor.cannot", **error.as_dict())
                 with self.turn() as turn:
                     turn.raise_alarm("preprocessor.cannot", "warning", str(error))
-                    _set_state(turn, orders, "blocked")
-                return
+                return False
         by_path = {str(Path(one.frame.path)): one for one in sound}
         products = tuple(_with_names(one, by_path[one.source].frame) for one in outcome.products)
         blocked = {one.source: one for one in outcome.blocked}
@@ -252,8 +266,7 @@ class Preprocessor(Module[PreprocessorState]):
             if failures:
                 turn.publish(CalibrationFailed(night=first.night, batch_id=first.batch_id, failed=failures), subject)
             if outcome.masters:
-                # What waited may have what it needs now; matching will say.
-                turn.execute("UPDATE frame_order SET state = 'ordered' WHERE state = 'blocked'")
+                self._order_blocked_again(turn)
             turn.state.n_products += len(products)
             turn.state.n_masters += len(outcome.masters)
             turn.state.n_failed += len(failures)
@@ -267,6 +280,7 @@ class Preprocessor(Module[PreprocessorState]):
             blocked=len(blocked),
             failed=len(failures),
         )
+        return True
 
 
 def _order(row: Sequence[Any]) -> _Order:
@@ -278,11 +292,6 @@ def _settle(turn: Turn[PreprocessorState], order: _Order, blocked: BlockedFrame 
     state = "blocked" if blocked is not None else "failed" if is_failed else "done"
     missing = "; ".join(blocked.missing) if blocked is not None else ""
     turn.execute("UPDATE frame_order SET state = ?, missing = ? WHERE sha256 = ?", (state, missing, order.sha256))
-
-
-def _set_state(turn: Turn[PreprocessorState], orders: Sequence[_Order], state: str) -> None:
-    for one in orders:
-        turn.execute("UPDATE frame_order SET state = ? WHERE sha256 = ?", (state, one.sha256))
 
 
 def _custody_fault(frame: FrameRef) -> FailedFrame | None:
