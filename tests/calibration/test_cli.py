@@ -41,9 +41,9 @@ def test_nothing_made_exits_1_and_names_what_is_wrong(tmp_path):
     assert "NOT_FITS" in json.loads(done.stdout)["failed"][0]["error"]
 
 
-def test_a_path_that_is_not_there_exits_1_with_its_name(tmp_path):
+def test_a_path_that_is_not_there_exits_2_with_its_name(tmp_path):
     done = _run(calibrate, tmp_path / "nowhere", "--out", tmp_path / "out", "--json")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "nowhere" in done.stderr
     assert json.loads(done.stdout)["error"]["code"] == "missing"
 
