@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -124,3 +128,32 @@ def test_the_night_and_the_dome_are_told_by_those_who_know_them():
     assert "shutter open, azimuth 214.0 deg; safety says unsafe: rain" in text
     assert "1 DEAD LETTERS at observatory: nightbell dead show|retry|drop SEQ --broker observatory" in text
     assert "no such target" in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals in the standard library")
+def test_top_draws_on_a_terminal_until_ctrl_c_and_says_so_when_there_is_none(small_installation):
+    import pty
+
+    without = subprocess.run(
+        [sys.executable, "-m", "nightbell", "top", "--conf", str(small_installation.conf)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert without.returncode == 2
+    assert "nightbell status" in without.stderr
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "nightbell", "top", "--every", "0.5", "--conf", str(small_installation.conf)]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env={**os.environ, "TERM": "xterm"}) as top:
+        os.close(theirs)
+        seen = b""
+        while seen.count(b"NOT RUNNING") < 2:
+            assert select.select([ours], [], [], 30)[0], seen.decode(errors="replace")
+            seen += os.read(ours, 65536)
+        top.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # a terminal whose other end is closed reads as an error on Linux
+            while os.read(ours, 65536):
+                pass
+        assert top.wait(timeout=30) == 0
+    os.close(ours)

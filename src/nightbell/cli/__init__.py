@@ -3,7 +3,7 @@
     __init__     the table of nouns and the lazy group: `--help` imports none of them
     output       answers, errors and exit statuses, the same for every noun
     processes    module name -> the code that runs it
-    run up demo status tap send trace dead journal doctor config keys     the bus and the installation
+    run up demo status top tap send trace dead journal doctor config keys     the bus and the installation
     alert catalog plan night dome calibrate transients index report alarm task console     the science and the night
 
 Exit status: 0 done, 1 failed, 2 bad usage or input, 3 refused, 130 Ctrl-C.
@@ -29,6 +29,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "up": ("nightbell.cli.up:up", "Start and watch every process of an installation"),
     "run": ("nightbell.cli.run:run", "Run one module in this terminal"),
     "status": ("nightbell.cli.status:status", "Which modules are alive, and how they are"),
+    "top": ("nightbell.cli.top:top", "The same, drawn again every two seconds"),
     "doctor": ("nightbell.cli.doctor:doctor", "Check this machine and installation, with remedies"),
     "tap": ("nightbell.cli.tap:tap", "Events as they pass, one line each"),
     "send": ("nightbell.cli.send:send", "A command to a module, and its answer"),
