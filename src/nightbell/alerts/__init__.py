@@ -7,12 +7,17 @@
     healpix      positions <-> cells of the sphere
     fits_table   bytes of a stranger -> columns, checked before anything is allocated
     skymap       columns -> `SkyMap`: cells of mixed size, credible levels, areas, volumes
+    cones        a position with an error radius -> `SkyMap`: what other missions send
     catalog      CSV or GLADE+ -> a folder of columns, mapped into memory
     ranking      cells x galaxies -> `p_host` of each galaxy
     tiles        what to point at when no catalogue reaches that far
     visibility   which of them a site can observe tonight, and when
+    targets      lists for several observatories, that take turns in choosing
     answers      the whole chain as one call: what `nightbell alert` prints
-    module       the robot: journals, decides, publishes alert.* and targets.*
+    settings     modules/alerts.toml
+    journal      raw notices on disk, before anybody parses them
+    robot        a stored notice and what is known -> next state and the events to say
+    module       the process: journals, lets the robot decide, publishes alert.* and targets.*
 
 Public: `notices.read_notice`, `skymap.read_skymap`, `catalog.open_catalog`, `ranking.rank_galaxies`, `policy.load_policy`.
 """

@@ -2,7 +2,6 @@
 
 An event's way, top to bottom:
 
-
     module.py     a handler decides: `turn.publish(event)`
     turn.py       state + outgoing events + ledger: one SQLite transaction
     outbox.py     events not yet accepted by the broker, and those it has confirmed lately
@@ -14,6 +13,9 @@ An event's way, top to bottom:
     relay.py      one broker's subjects on another
     commands.py   wishes: asked directly of a module; accepted, progress, result
     keys.py       CURVE keys and who may do what
+    locks.py      one process per folder
+    logs.py       structured logs on stderr, set up once per process
+    tuning.py     what an operator may turn at a broker
     script.py     `nightbell.connect(...)` for scripts and the command line
 
 Public: `bus.module` for modules, `bus.script.connect` for scripts, `bus.broker.run_broker` for the process.

@@ -6,6 +6,7 @@
     batch        calibrate(paths, out) -> Outcome: the one function behind event, command, script and command line
     reading      frames in memory, as long as there is room
     provenance   what a product's header tells
+    settings     modules/preprocessor.toml
     module       the preprocessor process, the only file here that knows the bus
 
 Public: `batch.calibrate`, `batch.Outcome`, `products.read_product`. Nothing heavy is imported here.

@@ -3,8 +3,13 @@
     __init__     the table of nouns and the lazy group: `--help` imports none of them
     output       answers, errors and exit statuses, the same for every noun
     processes    module name -> the code that runs it
-    run up demo status top tap send trace dead journal doctor config keys     the bus and the installation
+    run up demo status top tap send trace dead replay journal doctor config keys     the bus and the installation
     alert catalog plan night dome calibrate transients index report alarm task console     the science and the night
+
+    up -> supervisor                        start, watch, restart and stop processes; installation_copy: on free ports
+    demo -> demo_night -> demo_show         the night, and what a watcher sees of it; demo_audit: what was lost or repeated
+    report -> story -> report_page          events -> what happened -> one HTML page; figures: its charts and pictures
+    reference                               docs/reference, generated from the code
 
 Exit status: 0 done, 1 failed, 2 bad usage or input, 3 refused, 130 Ctrl-C.
 """

@@ -3,6 +3,7 @@
     settings.DeviceSettings -> registry.open_device(kind, config, clock) -> a driver that satisfies protocols.KIND
                                         alpaca/  client.py -> imagebytes.py -> drivers.py
     dome_geometry.py    where the dome must stand for a pointing, and what it covers
+    faults.py           what devices answer when they refuse, in ASCOM's numbers
     waiting.wait_until  poll a status until the goal is read back
 
 Public: protocols (Dome, Mount, Camera ... and their records), registry.open_device, settings.DeviceSettings, waiting.wait_until,

@@ -3,6 +3,8 @@
     settings.py -> world.py (clock.py; mount.py, parts.py, camera.py by motion.py; weather.py; enclosure.py)
                 -> sky.py -> optics.py          what one exposure leaves in the camera
                 -> members.py -> alpaca_server.py (faults.py; side_channel.py: /sim/clock, /sim/truth, ...)
+    memory.py           the world outlives its server
+    notice.py           the demonstration's alert, made from published numbers
     references.py       deep frames that the observatory "had before"
     process.py          run(installation, name)
 

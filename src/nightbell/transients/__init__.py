@@ -5,6 +5,7 @@
                                               vetoes)                           it)       cut-outs)
 
     references   which reference image covers a field
+    settings     modules/transients.toml
     module       the transients process, the only file here that knows the bus
 
 Public: `search.find_transients`, `search.Found`. Nothing heavy is imported here.
