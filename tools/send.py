@@ -86,8 +86,9 @@ class Line:
             self._sock.setsockopt(zmq.CURVE_SECRETKEY, secret or no_secret(key))
             self._sock.setsockopt(zmq.CURVE_SERVERKEY, certificate(server_key)[0])
         # Without watching the handshake a wrong key would only be silence.
+        self._n_broken = 0
         self._events: zmq.Socket[bytes] = self._sock.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )
         self._sock.connect(address)
 
@@ -113,7 +114,11 @@ class Line:
             event = struct.unpack("=hi", self._events.recv_multipart()[0])[0]
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise StopError(3, f"{self.who} does not know this key", "Ask its operator: nightbell keys trust FILE", code="auth")
-            raise StopError(3, f"{self.who} and we do not agree on keys", "Give the key options, or leave all out", code="auth")
+            if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                raise StopError(3, f"{self.who} and we do not agree on keys", "Give the key options, or leave all out", code="auth")
+            self._n_broken += 1
+            if self._n_broken > 1 and self._sock.getsockopt(zmq.MECHANISM) == zmq.CURVE:  # once may be a peer that is just ending
+                raise StopError(3, f"{self.who} breaks off the handshake", "Is the public key given for it its own?", code="auth")
         if not self._sock.poll(POLL_MS):
             return None
         frames = self._sock.recv_multipart()

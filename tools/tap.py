@@ -292,9 +292,12 @@ class Watch:
     """Whether a socket is connected, and why not: without it a wrong address or key is only silence."""
 
     def __init__(self, sock: zmq.Socket[bytes]) -> None:
-        self._sock, self.ever = sock, False
+        self._sock, self.ever, self._n_broken = sock, False, 0
         self._events: zmq.Socket[bytes] = sock.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )
 
     def __enter__(self) -> Self:
@@ -318,6 +321,10 @@ class Watch:
                 raise StopError(3, "the broker does not know this key", "Ask its operator to trust it: nightbell keys trust FILE")
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 raise StopError(3, "the two sides do not agree on keys", "Give --key and --server-key, or leave both out")
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._sock.getsockopt(zmq.MECHANISM) == zmq.CURVE:
+                self._n_broken += 1
+                if self._n_broken > 1:  # once may be a broker that is just ending
+                    raise StopError(3, "the broker breaks off the handshake", "Is --server-key the public half of that broker's own key?")
         return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import zmq
 from nightbell.bus import keys
 from nightbell.bus.client import set_client_options
 from nightbell.bus.script import connect
-from nightbell.contracts.errors import Missing, Refused
+from nightbell.contracts.errors import Refused
 from nightbell.settings import Installation
 
 from .small_site import Counter, alarm, living, make_site, running_broker, wait_until
@@ -38,11 +39,53 @@ def test_modules_and_scripts_with_keys_speak_to_a_broker_with_keys(site: Install
         assert script.ask("counter", "status", timeout_s=5)["module"] == "counter"
 
 
-def test_a_key_that_nobody_knows_gets_no_session(site: Installation) -> None:
+def test_a_key_is_let_in_and_revoked_while_the_broker_runs(site: Installation) -> None:
+    trusted = keys.keys_folder(site) / "authorized" / "script.key"
+    revoked = trusted.with_suffix(".revoked")
     with running_broker(site, curve=door_lock(site)):
-        (keys.keys_folder(site) / "authorized" / "script.key").unlink()
-        with pytest.raises(Missing, match="does not answer"), connect(site.folder, wait_s=1.5) as script:
+        with connect(site.folder) as script:
+            assert script.status()["broker"] == "observatory"
+        trusted.rename(revoked)
+        with pytest.raises(Refused, match=r"does not know this key.*nightbell keys trust"), connect(site.folder) as script:
             script.status()
+        revoked.rename(trusted)
+        with connect(site.folder) as script:
+            assert script.status()["broker"] == "observatory"
+
+
+def test_a_module_whose_key_nobody_knows_says_so_and_comes_in_when_it_is_trusted(site: Installation) -> None:
+    trusted = keys.keys_folder(site) / "authorized" / "counter.key"
+    revoked = trusted.with_suffix(".revoked")
+    trusted.rename(revoked)
+    with running_broker(site, curve=door_lock(site)), living(Counter(site)) as counter, connect(site.folder) as script:
+        wait_until(
+            lambda: "does not know this key" in script.ask("counter", "status", timeout_s=5)["broker_refuses"], "the refusal in its status"
+        )
+        revoked.rename(trusted)
+        wait_until(lambda: counter.connected, "a session")
+        assert script.ask("counter", "status", timeout_s=5)["broker_refuses"] == ""
+
+
+def test_a_wrong_key_of_the_broker_is_told_apart_from_silence(site: Installation, tmp_path: Path) -> None:
+    other = keys.make_pair(tmp_path / "elsewhere", "broker-observatory").with_suffix(".key")
+    with running_broker(site, curve=door_lock(site)):
+        shutil.copyfile(other, keys.keys_folder(site) / "broker-observatory.key")
+        with pytest.raises(Refused, match="breaks off the handshake"), connect(site.folder) as script:
+            script.status()
+
+
+def test_keys_on_one_side_only_are_told(site: Installation) -> None:
+    with running_broker(site, curve=door_lock(site)):
+        text = (site.folder / "observatory.toml").read_text(encoding="utf-8")
+        (site.folder / "observatory.toml").write_text(text.replace('keys = "keys"', 'keys = ""'), encoding="utf-8")
+        with pytest.raises(Refused, match="wants keys and this side has none"), connect(site.folder) as script:
+            script.status()
+
+
+def test_a_file_that_is_no_key_neither_lets_in_nor_keeps_out(site: Installation) -> None:
+    (keys.keys_folder(site) / "authorized" / "a-half.key").write_text("curve\n    public-key = ", encoding="ascii")
+    with running_broker(site, curve=door_lock(site)), connect(site.folder) as script:
+        assert script.status()["broker"] == "observatory"
 
 
 def test_without_a_key_there_is_no_session_either(site: Installation) -> None:

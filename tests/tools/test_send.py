@@ -114,6 +114,10 @@ def test_a_module_with_keys_is_asked_with_keys(lonely, small_installation, tmp_p
     status, _, err = run(lonely, "send.py", *words, *endpoint)
     assert status == 3
     assert "agree on keys" in err
+    another = ("--server-key", str(stranger.with_suffix(".key")), *servers[2:])
+    status, _, err = run(lonely, "send.py", *words, *endpoint, "--key", str(keys / "script.key_secret"), *another)
+    assert status == 3
+    assert "archive breaks off the handshake" in err
 
 
 # -- a module of paper -------------------------------------------------------------------------------------------------

@@ -290,6 +290,10 @@ def test_keys_are_wanted_where_the_broker_has_them(lonely, small_installation, t
     status, out, err = run(lonely, "tap.py", *words)
     assert (status, out) == (3, ""), err
     assert "do not agree on keys" in err
+    another = ("--server-key", str(stranger.with_suffix(".key")))
+    status, out, err = run(lonely, "tap.py", *words, "--key", str(keys / "script.key_secret"), *another)
+    assert (status, out) == (3, ""), err
+    assert "breaks off the handshake" in err
     status, out, err = run(lonely, "tap.py", *words, "--key", str(keys / "script.key"), *server)
     assert status == 2
     assert "no secret key" in err

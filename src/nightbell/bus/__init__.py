@@ -12,7 +12,8 @@ An event's way, top to bottom:
     journal.py    events on disk: an append-only segment log; `OK` leaves after its fdatasync
     relay.py      one broker's subjects on another
     commands.py   wishes: asked directly of a module; accepted, progress, result
-    keys.py       CURVE keys and who may do what
+    keys.py       CURVE keys: who may connect
+    handshake.py  why a connection was not made, in words
     locks.py      one process per folder
     logs.py       structured logs on stderr, set up once per process
     tuning.py     what an operator may turn at a broker

@@ -23,7 +23,9 @@ from typing import Any
 import zmq
 
 from nightbell.bus import wire
+from nightbell.bus.handshake import Handshake
 from nightbell.bus.turn import Store
+from nightbell.contracts.errors import Refused
 
 __all__ = ["Client", "Delivery", "Subscription", "set_client_options"]
 
@@ -305,13 +307,14 @@ class Client(threading.Thread):
         set_client_options(sock)
         if self._curve is not None:
             self._curve(sock)
-        sock.connect(self.door)
         session = _Session(sock, answered_at=time.monotonic())
         poller = zmq.Poller()
         poller.register(self._wake_end, zmq.POLLIN)
         try:
-            if not self._greet(session, poller):
-                return None
+            with Handshake(sock, who=f"broker {self.broker}") as handshake:
+                sock.connect(self.door)
+                if not self._greet(session, poller, handshake):
+                    return None
             poller.register(sock, zmq.POLLIN)
             while not self._ending.is_set():
                 ready = dict(poller.poll(POLL_MS))
@@ -340,7 +343,7 @@ class Client(threading.Thread):
         except zmq.Again:
             return
 
-    def _greet(self, session: _Session, poller: zmq.Poller) -> bool:
+    def _greet(self, session: _Session, poller: zmq.Poller, handshake: Handshake) -> bool:
         """Wait until the connection stands, then say HELLO."""
         until = time.monotonic() + 5.0
         poller.register(session.socket, zmq.POLLOUT)
@@ -350,6 +353,11 @@ class Client(threading.Thread):
                 self._drain_wake()
             if session.socket in ready:
                 break
+            try:
+                handshake.check()
+            except Refused as error:
+                self._refused(wire.Refuse(code=error.word, text=error.what, remedy=error.remedy))
+                return False
         else:
             return False
         poller.unregister(session.socket)

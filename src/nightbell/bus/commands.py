@@ -24,6 +24,7 @@ import zmq
 
 from nightbell.bus import wire
 from nightbell.bus.client import CurveOptions, set_client_options
+from nightbell.bus.handshake import Handshake
 from nightbell.bus.turn import Store
 from nightbell.contracts.commands import Command
 from nightbell.contracts.errors import BadInput, Failed, Missing, NightbellError, Refused
@@ -436,7 +437,7 @@ def ask_at(
     until = made_at + timeout_s
     call_id = identity or str(uuid.uuid4())
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-    with context.socket(zmq.DEALER) as sock:
+    with context.socket(zmq.DEALER) as sock, Handshake(sock, who=module) as handshake:
         set_client_options(sock)
         # Commands may be sent before the connection stands; they carry their age and expire.
         sock.setsockopt(zmq.IMMEDIATE, 0)
@@ -459,6 +460,7 @@ def ask_at(
                 sock.send_multipart(wire.encode(head))
                 heard_at = now
             if not sock.poll(max(1, min(POLL_MS, round(1000 * (until - now))))):
+                handshake.check()
                 continue
             try:
                 answer, _ = wire.decode(sock.recv_multipart(), wire.TO_CALLER)

@@ -2,7 +2,7 @@
 
     NAME.key           public half, may be shown to anybody
     NAME.key_secret    secret half, readable by its owner only, made with O_EXCL and mode 0600
-    authorized/*.key   public halves that this host lets in; removing a file revokes it for new connections
+    authorized/*.key   public halves that this host lets in; read at every handshake, so that trust and revoke need no restart
 
 Every socket of a server has a ZAP domain that is enforced, so that without a working authenticator nobody gets in. Names are the
 modules', `broker-NAME` for brokers and `script` for scripts and the command line.
@@ -27,7 +27,6 @@ from nightbell.settings import Installation
 
 __all__ = ["client_options", "fingerprint", "keys_folder", "make_pair", "read_public", "read_secret", "server_options"]
 
-DOMAIN = "nightbell"
 _authenticators: dict[int, ThreadAuthenticator] = {}
 _lock = threading.Lock()
 
@@ -99,6 +98,23 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
         raise BadInput(f"not a key file: {error}", where=str(path), remedy="Make the pair anew: nightbell keys make") from error
 
 
+class _LetIn:
+    """Who is let in now; asked by the authenticator's thread at each handshake."""
+
+    def __init__(self, trusted: Path) -> None:
+        self._trusted = trusted
+
+    def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002  (the authenticator's way of asking)
+        """Whether `key` lies in the folder; a file that cannot be read lets nobody in and keeps nobody out."""
+        for path in sorted(self._trusted.glob("*.key")):
+            try:
+                if zmq.auth.load_certificate(path)[0] == key:
+                    return True
+            except (OSError, ValueError):
+                continue
+        return False
+
+
 def server_options(sock: zmq.Socket[Any], installation: Installation, name: str) -> None:
     """Make a binding socket take only keys in `authorized/`. Call it before `bind`."""
     folder = keys_folder(installation)
@@ -107,17 +123,18 @@ def server_options(sock: zmq.Socket[Any], installation: Installation, name: str)
     if not trusted.is_dir():
         raise Missing("nobody is let in: there is no such folder", where=str(trusted), remedy="nightbell keys trust FILE")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    domain = f"nightbell-{hashlib.sha256(str(trusted.resolve()).encode()).hexdigest()[:16]}"
     with _lock:
         # One authenticator per context: a second would fail to bind its inproc address.
         if id(context) not in _authenticators:
             authenticator = ThreadAuthenticator(context)
             authenticator.start()
-            authenticator.configure_curve(domain=DOMAIN, location=str(trusted))
             _authenticators[id(context)] = authenticator
+        _authenticators[id(context)].configure_curve_callback(domain, _LetIn(trusted))
     sock.setsockopt(zmq.CURVE_SERVER, 1)
     sock.setsockopt(zmq.CURVE_PUBLICKEY, public)
     sock.setsockopt(zmq.CURVE_SECRETKEY, secret)
-    sock.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
+    sock.setsockopt_string(zmq.ZAP_DOMAIN, domain)
     # Without this a dead authenticator would leave the door open to every key.
     sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 

@@ -28,6 +28,7 @@ import zmq
 from nightbell.bus import wire
 from nightbell.bus.client import set_client_options
 from nightbell.bus.commands import ask_at, read_endpoint
+from nightbell.bus.handshake import Handshake
 from nightbell.contracts.commands import commands_of
 from nightbell.contracts.errors import BadInput, Failed, Missing, Refused, shell_word
 from nightbell.contracts.events import EVENTS, Event
@@ -289,14 +290,27 @@ class Connection:
             curve = self._curve(f"broker-{self.broker}")
             if curve is not None:
                 curve(sock)
-            sock.connect(door)
-        except BaseException:  # a key that is not there
+            with Handshake(sock, who=f"broker {self.broker}") as handshake:
+                sock.connect(door)
+                if (welcome := self._greet(sock, handshake, until)) is not None:
+                    return welcome
+        except BaseException:  # a key that is not there, or not known there
             self._drop()
             raise
+        self._drop()
+        raise Missing(
+            f"the broker does not answer within {max(self._wait_s, 1.0):g} s",
+            where=f"{self.broker} at {door}",
+            remedy=f"Start it: nightbell run broker:{self.broker} --conf {shell_word(self.installation.folder)}",
+        )
+
+    def _greet(self, sock: zmq.Socket[bytes], handshake: Handshake, until: float) -> wire.Welcome | None:
+        """Say HELLO until there is a WELCOME, or `until`. Raises `Refused`."""
         hello_at = 0.0
         while (now := time.monotonic()) < until:
             if now - hello_at > BEAT_S and self._send(self._hello()):
                 hello_at = now
+            handshake.check()
             if not sock.poll(50 if hello_at == 0.0 else POLL_MS):
                 continue
             head, _ = self._receive()
@@ -305,14 +319,8 @@ class Connection:
                 self._beat_at = time.monotonic()
                 return head
             if isinstance(head, wire.Refuse):
-                self._drop()
                 raise Refused(head.text, where=f"broker {self.broker}", remedy=head.remedy, code=head.code)
-        self._drop()
-        raise Missing(
-            f"the broker does not answer within {max(self._wait_s, 1.0):g} s",
-            where=f"{self.broker} at {door}",
-            remedy=f"Start it: nightbell run broker:{self.broker} --conf {shell_word(self.installation.folder)}",
-        )
+        return None
 
     def _hello(self) -> wire.Hello:
         return wire.Hello(
