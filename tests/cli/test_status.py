@@ -102,6 +102,21 @@ def test_a_broker_that_does_not_run_here_is_no_failure_of_this_host(small_instal
     assert answer["brokers"]["observatory"]["alive"] is False
 
 
+def test_who_does_not_let_us_in_is_not_told_as_dead(small_installation):
+    from nightbell.bus.keys import make_pair
+
+    for name in ("broker-observatory", "script"):
+        make_pair(small_installation.conf / "keys", name)
+    small_installation.configure(["broker:observatory"], keys="keys")
+    small_installation.start("broker:observatory")
+    (small_installation.conf / "keys" / "authorized" / "script.key").unlink()
+    code, text = status(small_installation.conf)
+    assert code == 1
+    assert "NOT LET IN: broker:observatory" in text
+    assert "does not know this key" in text
+    assert "NOT RUNNING" not in text
+
+
 def test_a_process_that_cannot_exist_is_missing_not_a_crash(small_installation):
     small_installation.configure(["broker:nowhere"])
     code, answer = told(small_installation.conf)

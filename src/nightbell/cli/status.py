@@ -64,6 +64,7 @@ def ask_all(installation: Any) -> dict[str, Any]:
         "ok": not missing,
         "installation": str(installation.folder),
         "missing": missing,
+        "refused": [name for name in missing if wanted.get(name, {}).get("refused")],
         "night": {key: telescope[key] for key in ("night", "state", "since_utc", "since_age_s", "reason", "doing") if key in telescope}
         or None,
         "dome": _dome(telescope, safety),
@@ -96,7 +97,7 @@ def _broker(installation: Any, name: str) -> dict[str, Any]:
                 "last_events": [as_object(event) for event in events][-N_EVENTS:],
             }
     except NightbellError as error:
-        return {"alive": False, "error": str(error)}
+        return {"alive": False, "error": str(error), "refused": error.word == "auth"}
 
 
 def ask_module(installation: Any, name: str) -> dict[str, Any]:
@@ -111,7 +112,8 @@ def ask_module(installation: Any, name: str) -> dict[str, Any]:
             report = connection.ask(name, "status", timeout_s=ANSWER_S)
             return {"alive": True, "pid": report["pid"], "report": report}
     except NightbellError as error:
-        return {"alive": False, "error": f"no answer at {error.where}" if isinstance(error, Missing) else error.what}
+        what = f"no answer at {error.where}" if isinstance(error, Missing) else error.what
+        return {"alive": False, "error": what, "refused": error.word == "auth"}
 
 
 def _simulator(installation: Any) -> dict[str, Any]:
@@ -133,9 +135,12 @@ def _simulator(installation: Any) -> dict[str, Any]:
 def text_of(told: dict[str, Any]) -> str:
     """All of it as text, what needs a human first."""
     parts = []
-    if told["missing"]:
-        remedy = "nightbell up" if len(told["missing"]) > 1 else f"nightbell run {told['missing'][0]}"
-        parts.append(f"NOT RUNNING: {', '.join(told['missing'])}. Start: {remedy} --conf {shell_word(told['installation'])}")
+    refused = told.get("refused", ())
+    if refused:
+        parts.append(f"NOT LET IN: {', '.join(refused)} refused the key of scripts. See: nightbell keys list")
+    if dead := [name for name in told["missing"] if name not in refused]:
+        remedy = "nightbell up" if len(dead) > 1 else f"nightbell run {dead[0]}"
+        parts.append(f"NOT RUNNING: {', '.join(dead)}. Start: {remedy} --conf {shell_word(told['installation'])}")
     parts += [_night_text(told), _brokers_text(told["brokers"]), _modules_text(told["modules"]), _readers_text(told["brokers"])]
     parts += [_letters_text(name, one) for name, one in told["brokers"].items()]
     parts += [_events_text(name, one) for name, one in told["brokers"].items()]
@@ -166,7 +171,7 @@ def _brokers_text(brokers: dict[str, Any]) -> str:
     lines = []
     for name, one in brokers.items():
         if not one["alive"]:
-            lines.append(f"broker  {name}: DEAD. {one['error']}")
+            lines.append(f"broker  {name}: {'NOT LET IN' if one.get('refused') else 'DEAD'}. {one['error']}")
             continue
         line = f"broker  {name}: alive for {one['up_s']:.0f} s, {one['head']} events, epoch {one['epoch']}"
         line += f", {one['journal_bytes'] / 2**20:.1f} MiB, {one['free_bytes'] / 2**30:.0f} GiB free"
@@ -179,7 +184,7 @@ def _modules_text(modules: dict[str, Any]) -> str:
     for name, one in modules.items():
         report = one.get("report", {})
         # A process that beats but does not answer hangs: another remedy than starting it.
-        state = "alive" if one["alive"] else "SILENT" if "heard_s" in one else "DEAD"
+        state = "alive" if one["alive"] else "NOT LET IN" if one.get("refused") else "SILENT" if "heard_s" in one else "DEAD"
         words = [] if one["alive"] else [one["error"]]
         if report.get("connected") is False:
             words.append(f"WITHOUT ITS BROKER{': ' + report['broker_refuses'] if report.get('broker_refuses') else ''}")
