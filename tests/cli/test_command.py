@@ -153,3 +153,16 @@ def test_a_path_with_a_blank_can_be_pasted_into_the_shell() -> None:
     assert shown[0] == shown[-1]
     assert shown[0] in "'\""
     assert shell_word("tonight") == "tonight"
+
+
+@pytest.mark.parametrize("wish", [None, "3"])
+def test_a_process_of_ours_does_not_fight_the_others_for_cores_unless_it_is_told_to(wish: str | None) -> None:
+    look = (
+        "import os, sys, nightbell.cli as cli\nsys.argv = ['nightbell', '--version']\n"
+        "try:\n    cli.main()\nfinally:\n    print(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    told = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    if wish is not None:
+        told["OPENBLAS_NUM_THREADS"] = wish
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, env=told, timeout=60, check=False)
+    assert done.stdout.split()[-1] == (wish or "1"), done.stderr

@@ -185,7 +185,7 @@ class SkyMap:
         likely = likely[:n]
         mu, s, norm = self.mu_mpc[likely], self.sigma_mpc[likely], self.norm[likely]
         share = self.probability[likely]
-        inside = np.array([float(share @ within_distance(0.0, d, mu, s, np.log(norm))) for d in distances_mpc])
+        inside = np.array([float((share * within_distance(0.0, d, mu, s, np.log(norm))).sum()) for d in distances_mpc])
         scaled: Array = inside * float(running[-1] / running[n - 1])
         return scaled
 
@@ -280,8 +280,8 @@ class _Solid:
             else:
                 reach = s * np.sqrt(2 * (self.log_crest[:n] - log_q))
                 low, high = np.maximum(mu - reach, 0.0), np.maximum(mu + reach, 0.0)
-                volume[i] = float(self.area[:n] @ (high**3 - low**3)) / 3
-            probability[i] = float(self.share[:n] @ within_distance(low, high, mu, s, self.log_norm[:n]))
+                volume[i] = float((self.area[:n] * (high**3 - low**3)).sum()) / 3
+            probability[i] = float((self.share[:n] * within_distance(low, high, mu, s, self.log_norm[:n])).sum())
         return probability.reshape(np.shape(log_density)), volume.reshape(np.shape(log_density))
 
     def volume(self, level: float) -> float | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -57,6 +58,10 @@ NOUNS: dict[str, tuple[str, str]] = {
     "task": ("nightbell.cli.task:task", "What human hands are asked to do (stage 1)"),
     "console": ("nightbell.cli.console:console", "The web page: users"),
 }
+
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+"""An observatory's processes share few cores. The vectors here are short, and threads of BLAS that wait for a busy core by spinning
+made a ranking six times as slow; they must be told before numpy is loaded."""
 
 
 class LazyGroup(click.Group):
@@ -116,7 +121,9 @@ def nightbell() -> None:
 
 
 def main() -> None:
-    """Entry of the console script."""
+    """Entry of the console script, and of every process of an installation."""
+    for name in BLAS_THREADS:
+        os.environ.setdefault(name, "1")
     for stream in (sys.stdout, sys.stderr):
         # cp1252 and ASCII terminals must not raise on a degree sign.
         reconfigure = getattr(stream, "reconfigure", None)
