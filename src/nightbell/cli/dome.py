@@ -55,7 +55,7 @@ def check(vectors: Path, *, as_json: bool) -> None:
     """
     import csv
 
-    from nightbell.contracts.errors import BadInput
+    from nightbell.contracts.errors import BadInput, Refused
 
     try:
         with vectors.open(newline="", encoding="utf-8") as file:
@@ -66,17 +66,34 @@ def check(vectors: Path, *, as_json: bool) -> None:
         raise BadInput(f"cannot be read: {error}", where=str(vectors), remedy="Give a CSV file with a head line") from error
     if missing:
         raise BadInput(f"lacks the columns {', '.join(missing)}", where=str(vectors), remedy=f"A row needs {', '.join(COLUMNS)}")
+    if not rows:
+        raise BadInput("holds no row below its head", where=str(vectors), remedy="Give at least one direction with its right answer")
     worst_azimuth = worst_altitude = 0.0
     for n, row in enumerate(rows, start=2):
         try:
             azimuth, altitude = _slit(row)
-            wrong = (azimuth - float(row["dome_az_deg"]) + 540) % 360 - 180
+            wrong = (azimuth - _number(row, "dome_az_deg") + 540) % 360 - 180
             worst_azimuth = max(worst_azimuth, abs(wrong))
-            worst_altitude = max(worst_altitude, abs(altitude - float(row["dome_alt_deg"])))
-        except (TypeError, ValueError, KeyError) as error:
+            worst_altitude = max(worst_altitude, abs(altitude - _number(row, "dome_alt_deg")))
+        except ValueError as error:
             raise BadInput(f"{error}", where=f"{vectors}: line {n}", remedy="Mend the number it names") from error
+        except Refused as error:
+            raise BadInput(error.what, where=f"{vectors}: line {n}", remedy="Mend the offsets or the radius") from error
     told = {"n": len(rows), "max_azimuth_error_deg": worst_azimuth, "max_altitude_error_deg": worst_altitude}
     answer(told, as_json, f"{len(rows)} directions; worst azimuth {worst_azimuth:.2e} deg, altitude {worst_altitude:.2e} deg off")
+
+
+def _number(row: dict[str, Any], name: str) -> float:
+    """A column's number. Raises ValueError naming it: a NaN would pass every comparison."""
+    from math import isfinite
+
+    try:
+        value = float(row[name])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {row[name]!r} is no number") from error
+    if not isfinite(value):
+        raise ValueError(f"{name}: {row[name]!r} is no finite number")
+    return value
 
 
 def _slit(row: dict[str, Any]) -> tuple[float, float]:
@@ -89,12 +106,15 @@ def _slit(row: dict[str, Any]) -> tuple[float, float]:
     kind = row["mount"]
     if kind not in ("gem", "fork", "altaz"):
         raise ValueError(f"mount {kind!r} is none of gem, fork, altaz")
+    if kind == "gem" and row["pier_side"] not in ("east", "west"):
+        raise ValueError(f"pier_side {row['pier_side']!r} is neither east nor west")
     if kind == "altaz":
-        h, d, latitude = radians(float(row["target_az_deg"]) - 180), radians(float(row["target_alt_deg"])), pi / 2
+        h, d, latitude = radians(_number(row, "target_az_deg") - 180), radians(_number(row, "target_alt_deg")), pi / 2
     else:
-        h, d, latitude = (radians(float(row[name])) for name in ("ha_deg", "dec_deg", "lat_deg"))
-    side = -1.0 if kind == "gem" and row["pier_side"] == "west" else 1.0
-    mount = np.array([float(row[f"mount_{axis}_m"]) for axis in ("east", "north", "up")])
-    radius_m = float(row["dome_radius_m"])
-    foot, u, _, _ = beam(h, d, latitude, mount, side=side, arm_m=float(row["axis_offset_m"]), across_m=float(row["cross_offset_m"]))
+        h, d, latitude = (radians(_number(row, name)) for name in ("ha_deg", "dec_deg", "lat_deg"))
+    side = -1.0 if row["pier_side"] == "west" and kind == "gem" else 1.0
+    mount = np.array([_number(row, f"mount_{axis}_m") for axis in ("east", "north", "up")])
+    radius_m = _number(row, "dome_radius_m")
+    arm_m, across_m = _number(row, "axis_offset_m"), _number(row, "cross_offset_m")
+    foot, u, _, _ = beam(h, d, latitude, mount, side=side, arm_m=arm_m, across_m=across_m)
     return slit_direction(meet_sphere(foot[None], u, radius_m)[0], radius_m)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nightbell.contracts.instants import format_utc
 from nightbell.contracts.records import PlanItem, Site, Target
 
-__all__ = ["STYLE", "as_data_uri", "event_lanes", "frame_png", "night_chart", "sky_map"]
+__all__ = ["STYLE", "alone", "as_data_uri", "event_lanes", "frame_png", "night_chart", "sky_map"]
 
 Array = NDArray[np.float64]
 
@@ -68,6 +68,13 @@ STYLE = _style()
 def as_data_uri(png: bytes) -> str:
     """PNG bytes as an `src` that needs no other file."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def alone(svg: str) -> str:
+    """A chart of this module as a file of its own: a name space, its colours, and the fonts that a page would have given it."""
+    style = STYLE.replace(":root {", ":root { --sans: sans-serif;", 1) + "\nsvg { background: var(--paper); }"
+    head, rest = svg.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">\n<style>{style}</style>{rest}\n'
 
 
 def _figure(width_in: float, height_in: float) -> Any:

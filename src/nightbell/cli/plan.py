@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
+
+if TYPE_CHECKING:
+    from nightbell.planning.product import PlanDocument
 
 
 @click.group(cls=Verbs)
@@ -25,20 +28,28 @@ def plan() -> None:
 plan_argument = click.argument("file", metavar="PLAN.json", type=click.Path(path_type=Path, dir_okay=False))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    import msgspec
-
+def _bytes(path: Path) -> bytes:
     from nightbell.contracts.errors import BadInput
 
     try:
-        told = msgspec.json.decode(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}", where=str(path), remedy="Name a file") from error
-    except msgspec.DecodeError as error:
-        raise BadInput(f"is no JSON: {error}", where=str(path), remedy="Give a file made by `nightbell plan make`") from error
-    if not isinstance(told, dict):
-        raise BadInput("is no JSON object", where=str(path), remedy="Give a file made by `nightbell plan make`")
-    return told
+
+
+def _write(path: Path, content: bytes) -> None:
+    from nightbell.contracts.errors import BadInput
+
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise BadInput(f"cannot be written: {error.strerror}", where=str(path), remedy="Name a file in a folder that exists") from error
+
+
+def _plan(path: Path) -> PlanDocument:
+    from nightbell.planning.product import read_plan
+
+    return read_plan(_bytes(path), where=str(path))
 
 
 def _targets(path: Path) -> tuple[Any, ...]:
@@ -48,7 +59,14 @@ def _targets(path: Path) -> tuple[Any, ...]:
     from nightbell.contracts.errors import BadInput
     from nightbell.contracts.records import Target
 
-    told = _read(path)
+    try:
+        told = msgspec.json.decode(_bytes(path))
+    except msgspec.DecodeError as error:
+        raise BadInput(
+            f"is no JSON: {error}", where=str(path), remedy="Give a target list, or the output of `alert rank --json`"
+        ) from error
+    if not isinstance(told, dict):
+        raise BadInput("is no JSON object", where=str(path), remedy='Give {"targets": [...]}, or the output of `alert rank --json`')
     rows = told.get("targets")
     if rows is None and isinstance(told.get("galaxies"), list):
         rows = [
@@ -92,6 +110,7 @@ def make(targets: Path, conf: Path | None, night_date: str | None, start: str | 
 
     from nightbell.cli.processes import find_conf
     from nightbell.contracts.instants import parse_utc
+    from nightbell.planning.product import read_plan
     from nightbell.settings import load_installation
     from nightbell.sky.night import noon_before
     from nightbell.sky.view import night_label
@@ -106,31 +125,32 @@ def make(targets: Path, conf: Path | None, night_date: str | None, start: str | 
     start_ns = parse_utc(start, where="--from") if start else noon_before(night, site.longitude_deg)
     made = plan_night({"": _targets(targets)}, Counts({}), night=night, now_ns=start_ns, site=site, settings=settings)
     if out is not None:
-        out.write_bytes(made.product)
-    document = msgspec.json.decode(made.product)
-    answer(document, as_json, lambda: _shown(document) + (f"\nwritten to {out}" if out else ""))
+        _write(out, made.product)
+    document = read_plan(made.product)
+    answer(msgspec.to_builtins(document), as_json, lambda: _shown(document) + (f"\nwritten to {out}" if out else ""))
 
 
-def _shown(document: dict[str, Any]) -> str:
+def _shown(document: PlanDocument) -> str:
     rows = [
         (
-            one["start_utc"][11:19],
-            one["end_utc"][11:19],
-            one["name"],
-            one["filter"],
-            f"{one['n_exposures']}x{one['exposure_s']:g} s",
-            f"{one['altitude_deg']:.0f}",
-            f"{one['airmass']:.2f}" if one.get("airmass") else "-",
-            one["reason"],
+            one.start_utc[11:19],
+            one.end_utc[11:19],
+            one.name,
+            one.filter,
+            f"{one.n_exposures}x{one.exposure_s:g} s",
+            f"{one.altitude_deg:.0f}",
+            f"{one.airmass:.2f}" if one.airmass else "-",
+            one.reason,
         )
-        for one in document["items"]
+        for one in document.items
     ]
-    text = f"Night {document['night']} at {document['site']['name']}\n"
+    text = f"Night {document.night} at {document.site.name}\n"
     text += table(rows, ("begin", "end", "target", "filter", "frames", "alt", "airmass", "why")) if rows else "nothing can be observed"
-    if document["rejected"]:
-        text += "\n\nleft out\n" + "\n".join(f"  {one['name']}: {one['reason']}" for one in document["rejected"])
-    if document.get("bound"):
-        text += f"\n\nworth {document['value']:.4g}; no plan of these requests is worth more than {document['bound']:.4g}"
+    if document.rejected:
+        left_out = [(one.name, one.filter, one.code, one.reason) for one in document.rejected]
+        text += "\n\nleft out\n" + table(left_out, ("target", "filter", "code", "why"))
+    if document.bound:
+        text += f"\n\nworth {document.value:.4g}; no plan of these requests is worth more than {document.bound:.4g}"
     return text
 
 
@@ -145,16 +165,10 @@ def show(file: Path, *, as_json: bool) -> None:
     Example:
       nightbell plan show plan.json
     """
-    document = _read(file)
-    _check_format(document, file)
-    answer(document, as_json, lambda: _shown(document))
+    import msgspec
 
-
-def _check_format(document: dict[str, Any], file: Path) -> None:
-    from nightbell.contracts.errors import BadInput
-
-    if not str(document.get("format", "")).startswith("nightbell-plan-"):
-        raise BadInput("is no plan", where=f"{file}: format", remedy="Give a file made by `nightbell plan make`")
+    document = _plan(file)
+    answer(msgspec.to_builtins(document), as_json, lambda: _shown(document))
 
 
 @plan.command()
@@ -169,21 +183,15 @@ def chart(file: Path, out: Path, *, as_json: bool) -> None:
     Example:
       nightbell plan chart plan.json --out plan.svg
     """
-    import msgspec
-
-    from nightbell.cli.figures import night_chart
+    from nightbell.cli.figures import alone, night_chart
     from nightbell.contracts.instants import parse_utc
-    from nightbell.contracts.records import PlanItem, Site
+    from nightbell.sky.night import dark_window
 
-    document = _read(file)
-    _check_format(document, file)
-    items = msgspec.convert(document["items"], tuple[PlanItem, ...])
-    taken = [(one.target_id, parse_utc(one.start_utc), parse_utc(one.end_utc)) for one in items]
-    from nightbell.sky.night import noon_before
-
-    site = msgspec.convert(document["site"], Site)
-    begin_ns = noon_before(document["night"], site.longitude_deg) + 5 * 3_600_000_000_000
-    out.write_text(night_chart(site, begin_ns, begin_ns + 14 * 3_600_000_000_000, items, taken), encoding="utf-8")
+    document = _plan(file)
+    taken = [(one.target_id, parse_utc(one.start_utc), parse_utc(one.end_utc)) for one in document.items]
+    begin_ns, end_ns = dark_window(document.site, document.night)
+    drawn = night_chart(document.site, begin_ns, end_ns, document.items, taken, altitude_min_deg=document.limits.altitude_min_deg)
+    _write(out, alone(drawn).encode())
     answer({"chart": str(out)}, as_json, f"drawn: {out}")
 
 
@@ -202,7 +210,7 @@ def verify(file: Path, *, as_json: bool) -> None:
 
     from nightbell.planning.product import verify as verify_plan
 
-    told = verify_plan(_read(file))
+    told = verify_plan(_plan(file))
     text = f"{told['items']} items, worth {told['value']:.4g} of at most {told['proved_bound']:.4g} ({100 * told['gap']:.1f} % gap)"
     answer(told, as_json, "\n".join([text, *(told["faults"] or ["no faults"])]))
     if not told["ok"]:

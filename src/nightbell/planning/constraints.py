@@ -114,14 +114,21 @@ def feasible_starts(good: Mask, blocks_s: Sequence[float]) -> Mask:
     return starts
 
 
-def why_not(sky: Sky, limits: Limits, i: int, block_s: float) -> str:
-    """Why request `i` cannot be observed at any time, in words."""
+def why_not(sky: Sky, limits: Limits, i: int, block_s: float) -> tuple[str, str]:
+    """(code, words): the first limit, in this order, that together with those before it leaves request `i` no instant."""
     dark = sky.sun_altitude_deg <= limits.sun_max_deg
     if not dark.any():
-        return f"the Sun does not sink below {limits.sun_max_deg:g} deg"
-    altitude, separation = sky.altitude_deg[i][dark], sky.moon_separation_deg[i][dark]
-    if altitude.max() < limits.altitude_min_deg:
-        return f"in the dark its altitude is at most {altitude.max():.1f} deg, below {limits.altitude_min_deg:g}"
-    if separation.max() < limits.moon_separation_min_deg:
-        return f"the Moon is {separation.max():.0f} deg away, nearer than {limits.moon_separation_min_deg:g}"
-    return f"it is never within all limits for the {block_s:.0f} s that it takes"
+        return "constraint:sun", f"the Sun does not sink below {limits.sun_max_deg:g} deg"
+    altitude = sky.altitude_deg[i]
+    highest = float(altitude[dark].max())
+    if highest <= 0:
+        return "never_up", f"in the dark its altitude is at most {highest:.1f} deg: it does not rise"
+    if highest < limits.altitude_min_deg:
+        return "constraint:altitude", f"in the dark its altitude is at most {highest:.1f} deg, below {limits.altitude_min_deg:g}"
+    up = dark & (altitude >= limits.altitude_min_deg) & (altitude <= limits.altitude_max_deg)
+    if not up.any():
+        return "constraint:altitude", f"in the dark it is always above {limits.altitude_max_deg:g} deg or below {limits.altitude_min_deg:g}"
+    furthest = float(sky.moon_separation_deg[i][up].max())
+    if furthest < limits.moon_separation_min_deg:
+        return "constraint:moon", f"the Moon is {furthest:.0f} deg away, nearer than {limits.moon_separation_min_deg:g}"
+    return "window_too_short", f"it is never within all limits for the {block_s:.0f} s that it takes"

@@ -18,12 +18,14 @@ from nightbell.contracts.errors import BadInput
 from nightbell.contracts.records import Site
 from nightbell.sky.ephemeris import illumination, moon_altaz, sun_altaz
 
-__all__ = ["NightEvents", "events_of_night", "noon_before"]
+__all__ = ["NightEvents", "dark_window", "events_of_night", "noon_before"]
 
 Array = NDArray[np.float64]
 SUNSET_DEG = -0.8333
 TWILIGHTS_DEG = {"civil": -6.0, "nautical": -12.0, "astronomical": -18.0}
 STEP_S = 120.0
+FIRST_YEAR, LAST_YEAR = 1900, 2100
+"""Where the Earth's theory (erfa.epv00) holds."""
 N_BISECTIONS = 22
 """120 s / 2^22: below 0.1 ms."""
 _NS = 1_000_000_000
@@ -56,9 +58,13 @@ def noon_before(night: str, longitude_deg: float) -> int:
     """The local mean solar noon at which the night of that date begins, UTC ns. Raises `BadInput`."""
     try:
         day = date.fromisoformat(night)
+        if day.isoformat() != night or not FIRST_YEAR <= day.year <= LAST_YEAR:
+            raise ValueError(night)
     except ValueError as error:
         raise BadInput(
-            f"{night!r} is not a date", where="--date", remedy="Give it as 2027-04-12: the local date at the noon before"
+            f"{night!r} is not a date from {FIRST_YEAR} to {LAST_YEAR}",
+            where="--date",
+            remedy="Give it as 2027-04-12: the local date at the noon before",
         ) from error
     east_deg = (longitude_deg + 180) % 360 - 180
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC) - timedelta(hours=east_deg / 15)
@@ -104,6 +110,17 @@ def events_of_night(site: Site, night: str) -> NightEvents:
         moon_illumination=float(illumination(times_ns[lowest])),
         moonrise=moonrises[0] if moonrises else None,
         moonset=moonsets[0] if moonsets else None,
+    )
+
+
+def dark_window(site: Site, night: str) -> tuple[int, int]:
+    """(begin, end) of what a chart of the night shows: from an hour before sunset to an hour after sunrise, or noon to noon."""
+    begin_ns = noon_before(night, site.longitude_deg)
+    events = events_of_night(site, night)
+    hour_ns, day_ns = 3600 * _NS, 86_400 * _NS
+    return (
+        max(begin_ns, events.sunset - hour_ns) if events.sunset is not None else begin_ns,
+        min(begin_ns + day_ns, events.sunrise + hour_ns) if events.sunrise is not None else begin_ns + day_ns,
     )
 
 
