@@ -272,7 +272,7 @@ def test_the_next_commands_can_be_pasted_though_the_folder_has_a_blank(tmp_path,
     }
     shown = _summary(told, kept=False).splitlines()
     conf = shell_word(Path("u ser") / "Käse")
-    assert [line.strip().partition(" ")[2] for line in shown if "--conf" in line] == [f"up --conf {conf}", f"trace S270412a --conf {conf}"]
+    assert [line.strip().partition(" ")[2] for line in shown if "--conf" in line] == [f"trace S270412a --conf {conf}", f"up --conf {conf}"]
 
 
 def test_lines_carry_real_seconds_and_the_time_of_the_world(tell):

@@ -36,7 +36,7 @@ from nightbell.contracts.ids import uuid7
 from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.settings import Installation, load_installation
 
-__all__ = ["Connection", "EventSeen", "connect"]
+__all__ = ["Connection", "EventSeen", "connect", "seen_event"]
 
 H = TypeVar("H", bound=wire.Head)
 BEAT_S = 2.0
@@ -232,7 +232,7 @@ class Connection:
             if isinstance(head, wire.Deliver) and head.replay == rid:
                 heard_at = time.monotonic()
                 for seq, packed in zip(head.seqs, wire.decode_batch(body), strict=True):
-                    yield _seen(seq, packed)
+                    yield seen_event(seq, packed)
                 self._send(wire.Ack(rid=rid, upto=head.seqs[-1], epoch=welcome.epoch))
             elif isinstance(head, wire.End) and head.rid == rid:
                 heard_at = time.monotonic()
@@ -428,7 +428,8 @@ def _as_error(no: wire.No) -> Exception:
     return kind(no.text, where="broker", remedy=no.remedy, code=no.code)
 
 
-def _seen(seq: int, packed: bytes) -> EventSeen:
+def seen_event(seq: int, packed: bytes) -> EventSeen:
+    """An envelope as it stands in a journal."""
     one = wire.decode_envelope(packed)
     return EventSeen(
         seq, one.id, one.type, one.typeversion, one.subject, one.source, one.time, one.causationid, one.correlationid, one.data

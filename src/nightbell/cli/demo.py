@@ -123,9 +123,9 @@ def _summary(told: dict[str, Any], *, kept: bool) -> str:
         verdict,
         "",
         "Next:",
-        *([] if kept else [f"  {command} up --conf {conf}", "      start these processes again; then, in another terminal:"]),
         f"  {command} trace {superevent} --conf {conf}",
         "      the tree of causes from the alert to the calibrated frames",
+        *([] if kept else [f"  {command} up --conf {conf}", "      start these processes again, for another night"]),
         f"  {command} alert explain NOTICE",
         "      what would be done with a notice of your own",
     ]

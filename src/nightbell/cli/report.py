@@ -13,10 +13,11 @@ import click
 from nightbell.cli.output import answer, conf_option, json_option, note, reports_errors
 
 if TYPE_CHECKING:
+    from nightbell.bus.script import EventSeen
     from nightbell.cli.story import Story, Told
     from nightbell.settings import Installation
 
-__all__ = ["read_events", "report", "write_report"]
+__all__ = ["read_events", "report", "stored_events", "write_report"]
 
 
 def write_report(story: Story, out_path: Path) -> Path:
@@ -49,20 +50,19 @@ def read_events(installation: Installation, brokers: Iterable[str], *, wait_s: f
                 told += [Told.of(event, broker) for event in connection.events("**", since="first", follow=False)]
         except Missing:
             note(f"broker {broker} is not running: its journal is read instead")
-            told += _stored_events(installation, broker)
+            told += [Told.of(event, broker) for event in stored_events(installation, broker)]
     return told
 
 
-def _stored_events(installation: Installation, broker: str) -> list[Told]:
+def stored_events(installation: Installation, broker: str) -> list[EventSeen]:
     """From the files. Opening a journal may cut a damaged end off, and is for its broker alone, so a copy is opened."""
     from nightbell.bus.journal import Journal
-    from nightbell.bus.wire import decode_envelope
-    from nightbell.cli.story import Told
+    from nightbell.bus.script import seen_event
 
     folder = installation.home / f"broker-{broker}" / "journal"
     if not folder.is_dir():
         return []
-    told: list[Told] = []
+    told: list[EventSeen] = []
     with tempfile.TemporaryDirectory() as beside:
         journal = Journal(Path(shutil.copytree(folder, Path(beside) / "journal")))
         try:
@@ -70,7 +70,7 @@ def _stored_events(installation: Installation, broker: str) -> list[Told]:
             while after != head:
                 head = after
                 found, after = journal.read(after, ("**",), max_events=1000, max_bytes=16 << 20)
-                told += [Told.of_envelope(decode_envelope(packed), broker, seq) for seq, _, packed in found]
+                told += [seen_event(seq, packed) for seq, _, packed in found]
         finally:
             journal.close()
     return told

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from nightbell.cli.output import answer, conf_option, json_option, reports_errors
+from nightbell.cli.output import answer, conf_option, json_option, note, reports_errors
 
 
 def cause_tree(events: Iterable[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
     """The trees that hold `wanted` (an event id or its beginning, a superevent, a target, a frame id, a subject): roots with `children`.
 
-    Made from `causationid` alone. A tree is shown whole from its root, so that one sees where a frame came from.
+    Made from `causationid` alone, from the root on, so that one sees where a frame came from.
     """
     by_id: dict[str, dict[str, Any]] = {}
     for event in events:
@@ -23,17 +23,20 @@ def cause_tree(events: Iterable[dict[str, Any]], wanted: str) -> list[dict[str, 
     for event in by_id.values():
         parent = by_id.get(event.get("causationid", ""))
         (parent["children"] if parent is not None else roots).append(event)
-    return [root for root in roots if _mentions(root, wanted)]
+    return [kept for root in roots if (kept := _pruned(root, wanted)) is not None]
 
 
-def _mentions(event: dict[str, Any], wanted: str) -> bool:
-    stack = [event]
-    while stack:
-        one = stack.pop()
-        if one["id"].startswith(wanted) or wanted in one["subject"] or wanted == one.get("correlationid") or _in_data(one["data"], wanted):
-            return True
-        stack.extend(one["children"])
-    return False
+def _pruned(event: dict[str, Any], wanted: str) -> dict[str, Any] | None:
+    """`event` with what led to `wanted` and what came of it; None when neither it nor anything below has to do with it.
+
+    A plan names all targets: below it only the branch of the wanted one is kept. Where nothing below names it, all is kept.
+    """
+    if event["id"].startswith(wanted) or wanted in event["subject"] or wanted == event.get("correlationid"):
+        return event
+    children = [kept for child in event["children"] if (kept := _pruned(child, wanted)) is not None]
+    if children:
+        return {**event, "children": children}
+    return event if _in_data(event["data"], wanted) else None
 
 
 def _in_data(data: Any, wanted: str) -> bool:
@@ -75,11 +78,16 @@ def trace(ident: str, conf: Path | None, broker: str | None, *, as_json: bool) -
     """
     import nightbell
     from nightbell.cli.processes import find_conf
+    from nightbell.cli.report import stored_events
     from nightbell.cli.tap import as_object
     from nightbell.contracts.errors import Missing
 
-    with nightbell.connect(find_conf(conf), name="trace", broker=broker) as connection:
-        events = [as_object(event) for event in connection.events("**", since=1, follow=False)]
+    with nightbell.connect(find_conf(conf), name="trace", broker=broker, wait_s=1.5) as connection:
+        try:
+            events = [as_object(event) for event in connection.events("**", since="first", follow=False)]
+        except Missing:
+            note(f"broker {connection.broker} is not running: its journal is read instead")
+            events = [as_object(event) for event in stored_events(connection.installation, connection.broker)]
     trees = cause_tree(events, ident)
     if not trees:
         raise Missing(f"no stored event mentions {ident!r}", where="ID", remedy="See what there is: nightbell replay")

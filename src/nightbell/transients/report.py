@@ -52,8 +52,15 @@ def _write(path: Path, images: tuple[NDArray[np.float32], ...], candidate: Candi
     figure = Figure(figsize=(7.8, 2.95), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     frame, reference, significance = images
-    low, high = float(np.percentile(frame, 5)), float(np.percentile(frame, 99.7))
-    shown = ((frame, "tonight", low, high), (reference, "reference", low, high), (significance, "difference (sigma)", -8.0, 8.0))
+    # One stretch for both, so that what differs is seen: asinh, for a new source on the slope of its galaxy is a small part of it.
+    sky = float(np.median(frame))
+    noise = max(1.4826 * float(np.median(np.abs(frame - sky))), 1e-6)
+    high = float(np.arcsinh((np.max(frame) - sky) / (3 * noise)))
+    shown = (
+        (np.arcsinh((frame - sky) / (3 * noise)), "tonight", -0.6, high),
+        (np.arcsinh((reference - sky) / (3 * noise)), "reference", -0.6, high),
+        (significance, "difference (sigma)", -8.0, 8.0),
+    )
     for place, (image, title, bottom, top) in enumerate(shown, start=1):
         axes = figure.add_subplot(1, 3, place)
         axes.imshow(image, origin="lower", cmap="gray", vmin=bottom, vmax=max(top, bottom + 1e-6), interpolation="nearest")
