@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -9,8 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from nightbell.cli import BLAS_THREADS
 from nightbell.cli.supervisor import Supervisor
 from nightbell.settings import load_installation
+
+# As in our processes; here, before a test loads numpy.
+for name in BLAS_THREADS:
+    os.environ.setdefault(name, "1")
 
 # A property is true or not; how long a busy machine needs for an example (the first text builds its tables) says nothing about it.
 settings.register_profile("nightbell", deadline=None, suppress_health_check=[HealthCheck.too_slow])
