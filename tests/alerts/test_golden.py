@@ -9,7 +9,8 @@ import pytest
 from nightbell.alerts.catalog import Catalog, open_catalog
 from nightbell.alerts.notices.reading import read_notice
 from nightbell.alerts.ranking import rank_galaxies
-from nightbell.alerts.skymap import SkyMap, parse_skymap, read_skymap
+from nightbell.alerts.skymap import SkyMap
+from nightbell.alerts.skymap_file import parse_skymap, read_skymap
 
 # file: 50 % and 90 % area (deg2), 90 % volume (Mpc3), rows, orders, probability in rows without distance
 MAPS = {

@@ -14,7 +14,7 @@ from tests.alerts.making import whole_sky
 
 from nightbell.alerts.catalog import Catalog, from_rows, open_catalog
 from nightbell.alerts.ranking import rank_galaxies
-from nightbell.alerts.skymap import read_skymap
+from nightbell.alerts.skymap_file import read_skymap
 from nightbell.alerts.tiles import tile_map
 from nightbell.simulator.notice import HOST, write_demo_alert
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.alerts.making import fits_of, whole_sky
 
 from nightbell.alerts.fits_table import BLOCK, CARD
-from nightbell.alerts.healpix import cell_area_sr, cells_of, centres_of
-from nightbell.alerts.skymap import SkyMap, make_skymap, parse_skymap, within_distance
-from nightbell.contracts.errors import BadInput
+from nightbell.alerts.healpix import cell_area_sr, centres_of, ring_index
+from nightbell.alerts.skymap import SkyMap, make_skymap, within_distance
+from nightbell.alerts.skymap_file import parse_skymap, read_skymap
+from nightbell.contracts.errors import BadInput, NoSuchInput
 
 
 def card(key: str, value: object) -> bytes:
@@ -104,13 +105,12 @@ def test_overlapping_cells_are_refused() -> None:
 @pytest.mark.parametrize("scheme", ["NESTED", "RING"])
 @pytest.mark.parametrize(("name", "repeat"), [("PROB", 1), ("PROBABILITY", 1024)])
 def test_flat_maps_hold_probability_per_cell_in_either_scheme_and_block(scheme: str, name: str, repeat: int) -> None:
-    from nightbell.alerts.healpix import ring_centres
-
     order = 5
     nested = np.arange(12 * 4**order)
     probability = (nested % 7 + 1.0) / (nested % 7 + 1.0).sum()
-    place = nested if scheme == "NESTED" else cells_of(*ring_centres(2**order), order)
-    stored = probability[place]
+    stored = probability.copy()
+    if scheme == "RING":
+        stored[ring_index(order, nested)] = probability
     column = (f"{repeat}D" if repeat > 1 else "D", stored.reshape(-1, repeat) if repeat > 1 else stored)
     sky = parse_skymap(fits_table({name: column}, ORDERING=scheme, NSIDE=2**order, COORDSYS="C"), where="map")
     at = np.random.default_rng(1).integers(0, len(nested), 200)
@@ -255,8 +255,6 @@ def test_areas_densities_and_levels_agree_with_ligo_skymap(shared_data: Path) ->
     from astropy.coordinates import SkyCoord
     from astropy.table import Table
 
-    from nightbell.alerts.skymap import read_skymap
-
     path = shared_data / "alerts" / "maps" / "GW170817.multiorder.fits"
     rng = np.random.default_rng(5)
     ra, dec, dist = rng.uniform(190, 200, 300), rng.uniform(-30, -12, 300), rng.uniform(15, 70, 300)
@@ -272,3 +270,170 @@ def test_areas_densities_and_levels_agree_with_ligo_skymap(shared_data: Path) ->
     known = np.isfinite(found.searched_prob_vol)
     exact = sky.levels_3d(sky.log_density(rows, dist))
     assert np.abs(exact - found.searched_prob_vol)[known].max() < 0.02
+
+
+# -- odd maps ------------------------------------------------------------------------------------------------------------
+
+
+def layered(order: int = 2, **changes: np.ndarray) -> dict[str, tuple[str, np.ndarray]]:
+    """Columns of a multi-order map with distance layers, some of them changed."""
+    sky = whole_sky(order)
+    columns = {"UNIQ": sky.uniq, "PROBDENSITY": sky.rho, "DISTMU": sky.mu_mpc, "DISTSIGMA": sky.sigma_mpc, "DISTNORM": sky.norm}
+    return {name: ("K" if name == "UNIQ" else "D", np.asarray(changes.get(name, value))) for name, value in columns.items()}
+
+
+def with_cards(data: bytes, **cards: object) -> bytes:
+    """A FITS table whose last header block has room for a few cards more."""
+    end = data.index(b"END".ljust(CARD), BLOCK)
+    more = b"".join(card(key, value) for key, value in cards.items()) + b"END".ljust(CARD)
+    assert data[end + CARD : end + len(more)].strip() == b""
+    return data[:end] + more + data[end + len(more) :]
+
+
+@pytest.mark.parametrize("density", ["deg-2", "1 / deg2", "deg**-2", "deg^(-2)"])
+def test_units_of_a_map_are_obeyed_not_ignored(density: str) -> None:
+    plain = parse_skymap(fits_table(layered()), where="map")
+    columns = layered()
+    columns["PROBDENSITY"] = ("D", columns["PROBDENSITY"][1] * (np.pi / 180) ** 2)
+    for name, factor in (("DISTMU", 1e3), ("DISTSIGMA", 1e3), ("DISTNORM", 1e-6)):
+        columns[name] = ("D", columns[name][1] * factor)
+    data = with_cards(fits_table(columns), TUNIT2=density, TUNIT3="kpc", TUNIT4="kpc", TUNIT5="kpc-2")
+    other = parse_skymap(data, where="map")
+    assert other.mu_mpc == pytest.approx(plain.mu_mpc)
+    assert other.volume_mpc3(0.9) == pytest.approx(plain.volume_mpc3(0.9))
+    assert not other.warnings
+
+
+def test_an_unknown_unit_of_distance_is_told_and_one_of_probability_refused() -> None:
+    told = parse_skymap(with_cards(fits_table(layered()), TUNIT3="furlong"), where="map")
+    assert "furlong" in told.warnings[0]
+    with pytest.raises(BadInput, match="PROBDENSITY"):
+        parse_skymap(with_cards(fits_table(layered()), TUNIT2="furlong"), where="map")
+
+
+def test_columns_that_no_map_needs_may_stand_anywhere() -> None:
+    want = parse_skymap(fits_table(layered()), where="map")
+    names = list(layered())
+    n = len(want.rho)
+    rows = np.zeros(
+        n, dtype=[("A", "S5"), *((name, ">i8" if name == "UNIQ" else ">f8") for name in reversed(names)), ("M", "V16"), ("X", "V2")]
+    )
+    for name, (_, value) in layered().items():
+        rows[name] = value
+    forms = ["5A", *("D" for _ in names[1:]), "K", "M", "11X"]
+    cards = [card("XTENSION", "BINTABLE"), card("BITPIX", 8), card("NAXIS", 2), card("NAXIS1", rows.dtype.itemsize), card("NAXIS2", n)]
+    cards += [card("PCOUNT", 0), card("GCOUNT", 1), card("TFIELDS", len(forms))]
+    for i, (name, form) in enumerate(zip(rows.dtype.names or (), forms, strict=True), 1):
+        cards += [card(f"TTYPE{i}", name.lower()), card(f"TFORM{i}", form)]
+    primary = card("SIMPLE", True) + card("BITPIX", 8) + card("NAXIS", 0) + b"END".ljust(CARD)
+    parts = ((primary, b" "), (b"".join(cards) + b"END".ljust(CARD), b" "), (rows.tobytes(), b"\0"))
+    data = b"".join(part.ljust(-(-len(part) // BLOCK) * BLOCK, fill) for part, fill in parts)
+    assert parse_skymap(data, where="map").digest == want.digest
+
+
+def test_a_column_with_another_number_of_values_than_cells_is_refused() -> None:
+    columns = layered()
+    columns["PROBDENSITY"] = ("2D", np.repeat(columns["PROBDENSITY"][1][:, None], 2, axis=1))
+    with pytest.raises(BadInput, match="PROBDENSITY: has 384 values for 192 cells"):
+        parse_skymap(fits_table(columns), where="map")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, -1e300])
+def test_layers_without_a_single_distance_make_a_map_of_two_dimensions(value: float) -> None:
+    sky = parse_skymap(fits_table(layered(DISTMU=np.full(192, value))), where="map")
+    assert not sky.has_distance
+    assert sky.prob_without_distance == pytest.approx(1)
+    assert sky.volume_mpc3(0.9) is None
+    assert "place alone" in sky.warnings[0]
+
+
+@pytest.mark.parametrize(("factor", "usable"), [(1.0, True), (1.04, True), (0.5, True), (10.0, False), (1e300, False), (1e-300, False)])
+def test_distance_layers_that_do_not_integrate_to_one_are_told_and_nonsense_is_not_used(factor: float, usable: bool) -> None:
+    norm = whole_sky(2).norm
+    assert norm is not None
+    sky = parse_skymap(fits_table(layered(DISTNORM=norm * factor)), where="map")
+    assert sky.has_distance is usable
+    assert bool(sky.warnings) is (factor != 1.0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ligo.*")
+def test_mean_and_width_of_the_distance_are_computed_where_the_header_does_not_say(shared_data: Path) -> None:
+    from ligo.skymap.distance import parameters_to_marginal_moments
+
+    sky = read_skymap(shared_data / "alerts" / "maps" / "GW170817.multiorder.fits")
+    silent = make_skymap(sky.order, sky.cell, sky.rho, mu_mpc=sky.mu_mpc, sigma_mpc=sky.sigma_mpc, norm=sky.norm)
+    assert sky.mu_mpc is not None
+    assert sky.sigma_mpc is not None
+    known = sky.with_distance  # ligo.skymap would count rows without distance as distance 0
+    share = sky.probability[known] / sky.probability[known].sum()
+    mean, std = parameters_to_marginal_moments(share, sky.mu_mpc[known], sky.sigma_mpc[known])
+    assert (silent.distance_mean_mpc, silent.distance_std_mpc) == pytest.approx((mean, std), rel=1e-6)
+    assert (sky.distance_mean_mpc, sky.distance_std_mpc) == pytest.approx((mean, std), rel=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["NESTED", "RING"])
+def test_a_flat_map_read_in_many_blocks_is_the_map_read_at_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = 5
+    cells = np.arange(12 * 4**order)
+    value = np.where(cells < 4**order, 1.0 + cells // 4**3, 1.0)  # some merge within a block, some across
+    layer = np.where(cells % 5 == 0, np.nan, 40.0)
+    layer[: 4 ** (order - 1)] = np.nan  # not a number, but the same one everywhere
+    stored = {name: np.empty(len(cells)) for name in ("PROB", "DISTMU", "DISTSIGMA", "DISTNORM")}
+    at = cells if scheme == "NESTED" else ring_index(order, cells)
+    for name, column in (("PROB", value / value.sum()), ("DISTMU", layer), ("DISTSIGMA", layer / 5), ("DISTNORM", 1 / (layer**2 * 1.04))):
+        stored[name][at] = column
+    data = fits_table({name: ("D", column) for name, column in stored.items()}, ORDERING=scheme, NSIDE=2**order)
+    at_once = parse_skymap(data, where="map")
+    monkeypatch.setattr("nightbell.alerts.skymap_file.BLOCK_ORDER", 2)
+    in_blocks = parse_skymap(data, where="map")
+    assert in_blocks.digest == at_once.digest
+    assert np.array_equal(in_blocks.uniq, at_once.uniq)
+
+
+def test_a_flat_map_of_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(BadInput, match="ORDERING"):
+        parse_skymap(fits_table({"PROB": ("D", np.full(12, 1 / 12))}, ORDERING="SPIRAL"), where="map")
+
+
+def test_a_bomb_that_an_operator_names_is_refused_without_unpacking_it(tmp_path: Path) -> None:
+    head = fits_of(whole_sky(4))
+    cases = {
+        "nothing": gzip.compress(bytes(100 << 20), 1),
+        "behind": gzip.compress(head + bytes(100 << 20), 1),  # a good map, then zeros
+        "rows": gzip.compress(changed(head, "NAXIS2", 1 << 60) + bytes(1 << 20), 1),
+    }
+    for name, packed in cases.items():
+        path = tmp_path / f"{name}.fits.gz"
+        path.write_bytes(packed)
+        tracemalloc.start()
+        if name == "behind":
+            assert read_skymap(path).digest == parse_skymap(head, where="map").digest
+        else:
+            with pytest.raises(BadInput, match=path.name):
+                read_skymap(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        tracemalloc.stop()
+
+
+def test_files_that_are_no_map_are_named(tmp_path: Path) -> None:
+    for name, content in (("empty.fits", b""), ("cut.fits.gz", gzip.compress(fits_of(whole_sky(2)))[:300]), ("text.fits", b"not a map")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=name):
+            read_skymap(path)
+    with pytest.raises(NoSuchInput, match="none"):
+        read_skymap(tmp_path / "none.fits")
+    with pytest.raises(NoSuchInput):
+        read_skymap(tmp_path)
+
+
+def test_a_long_list_of_levels_is_exact_where_it_is_looked_at_and_close_elsewhere(shared_data: Path) -> None:
+    sky = read_skymap(shared_data / "alerts" / "maps" / "GW170817.multiorder.fits")
+    q = np.log(np.geomspace(1e-12, 1e-2, 700))
+    np.random.default_rng(5).shuffle(q)
+    levels = sky.levels_3d(q)
+    densest = np.argsort(-q)
+    assert levels[densest[:200]] == pytest.approx(sky.levels_3d(q[densest[:200]]), abs=1e-12)
+    some = densest[200::53]
+    assert levels[some] == pytest.approx(sky.levels_3d(q[some]), abs=1e-3)
+    assert (np.diff(levels[densest]) >= 0).all()

@@ -6,7 +6,8 @@
     policy       rules in data -> follow, watch, ignore, each clause explained
     healpix      positions <-> cells of the sphere
     fits_table   bytes of a stranger -> columns, checked before anything is allocated
-    skymap       columns -> `SkyMap`: cells of mixed size, credible levels, areas, volumes
+    skymap       `SkyMap`: cells of mixed size, credible levels, areas, volumes
+    skymap_file  columns -> `SkyMap`: multi-order and flat maps, block by block
     cones        a position with an error radius -> `SkyMap`: what other missions send
     catalog      CSV or GLADE+ -> a folder of columns, mapped into memory
     ranking      cells x galaxies -> `p_host` of each galaxy
@@ -19,5 +20,5 @@
     robot        a stored notice and what is known -> next state and the events to say
     module       the process: journals, lets the robot decide, publishes alert.* and targets.*
 
-Public: `notices.read_notice`, `skymap.read_skymap`, `catalog.open_catalog`, `ranking.rank_galaxies`, `policy.load_policy`.
+Public: `notices.read_notice`, `skymap_file.read_skymap`, `catalog.open_catalog`, `ranking.rank_galaxies`, `policy.load_policy`.
 """

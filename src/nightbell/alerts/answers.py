@@ -16,7 +16,8 @@ from nightbell.alerts.notices.guards import shown
 from nightbell.alerts.notices.notice import Notice
 from nightbell.alerts.policy import Decision, Policy, operands_of
 from nightbell.alerts.ranking import as_json, rank_galaxies
-from nightbell.alerts.skymap import SkyMap, parse_skymap, read_skymap
+from nightbell.alerts.skymap import SkyMap
+from nightbell.alerts.skymap_file import parse_skymap, read_skymap
 from nightbell.alerts.tiles import smallest_field_deg, tile_map
 from nightbell.contracts.errors import BadInput, NightbellError
 from nightbell.contracts.instants import parse_utc

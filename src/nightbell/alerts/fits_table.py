@@ -6,17 +6,22 @@ column formats, row width, row count. A general reader trusts the header, and a 
 
 from __future__ import annotations
 
+import gzip
+import mmap
+import os
 import re
+import tempfile
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nightbell.contracts.errors import BadInput
+from nightbell.contracts.errors import BadInput, NoSuchInput
 
-__all__ = ["LARGEST_NOTICE_BYTES", "LARGEST_OPERATOR_BYTES", "Table", "gunzip", "inflate", "read_table"]
+__all__ = ["LARGEST_NOTICE_BYTES", "LARGEST_OPERATOR_BYTES", "Table", "gunzip", "inflate", "open_file", "read_table"]
 
 LARGEST_NOTICE_BYTES = 256 << 20
 """Unpacked size of a map that arrives in a notice."""
@@ -33,16 +38,19 @@ BLOCK = 2880
 CARD = 80
 
 _FORMATS = {"K": ">i8", "J": ">i4", "I": ">i2", "D": ">f8", "E": ">f4", "B": "u1"}
-_TFORM = re.compile(r"(\d{0,9})([KJIDEBA])")
+_OPAQUE = {"A": 8, "L": 8, "X": 1, "C": 64, "M": 128}
+"""Bits of what no sky map needs: text, truth, bits, complex. Such columns may stand there and are passed over."""
+_TFORM = re.compile(r"([0-9]{0,9})([KJIDEBALXCM])")
 _CARD = re.compile(r"([A-Z0-9_-]{1,8}) *= *(?:'((?:[^']|'')*)'|([^/]*))")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Header values and columns (views of the bytes, big-endian as FITS has them)."""
+    """Header values and numeric columns: views of the bytes, big-endian as FITS has them, shape (rows,) or (rows, repeat)."""
 
     header: dict[str, str | int | float | bool]
     columns: dict[str, NDArray[Any]]
+    units: dict[str, str]
     n_rows: int
 
 
@@ -79,25 +87,81 @@ def inflate(data: bytes, *, where: str, largest_bytes: int, largest_ratio: int |
     return b"".join(parts)
 
 
-def read_table(data: bytes, *, where: str, largest_rows: int = LARGEST_ROWS) -> Table:
+def open_file(file: Path) -> bytes | mmap.mmap:
+    """The bytes of a file that an operator names, mapped into memory; a packed one is unpacked beside, as far as its table goes.
+
+    So a map of gigabytes needs no memory for its bytes, and a bomb unpacks no further than a header claims that was checked.
+    """
+    where = str(file)
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size == 0:
+                raise BadInput("is empty", where=where, remedy="Fetch the file again")
+            if size > LARGEST_OPERATOR_BYTES:
+                raise BadInput(f"{size:,} bytes are more than {LARGEST_OPERATOR_BYTES:,}", where=where, remedy="Use the multi-order map")
+            if stream.read(2) != GZIP:
+                return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            stream.seek(0)
+            return _unpacked(stream, where)
+    except OSError as error:
+        raise NoSuchInput(f"cannot be read ({error.strerror or error})", where=where, remedy="Name a sky map file") from error
+
+
+def _unpacked(stream: IO[bytes], where: str) -> bytes | mmap.mmap:
+    try:
+        with gzip.GzipFile(fileobj=stream) as packed, tempfile.TemporaryFile() as plain:
+            start = packed.read(LARGEST_HEADER_BLOCKS * BLOCK)
+            limit = _end_of_table(start, where) or LARGEST_OPERATOR_BYTES
+            plain.write(start)
+            size = len(start)
+            while size < limit and (part := packed.read(min(1 << 20, limit - size))):
+                plain.write(part)
+                size += len(part)
+            plain.flush()
+            return mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadInput(f"is not whole gzip data ({error})", where=where, remedy="Fetch the file again") from error
+
+
+def _end_of_table(start: bytes, where: str) -> int | None:
+    """Where the first table ends, as its header says; None when `start` does not reach so far. Raises for what is no FITS file."""
+    _check_start(start, where)
+    try:
+        header, offset = _find_table(start, where)
+        return min(offset + _data_size(header, where), LARGEST_OPERATOR_BYTES)
+    except BadInput:  # said again, with the whole file at hand
+        return None
+
+
+def read_table(data: bytes | mmap.mmap, *, where: str, largest_rows: int = LARGEST_ROWS) -> Table:
     """The first BINTABLE of the FITS file `data`. Raises `BadInput` naming the keyword that is wrong."""
+    _check_start(data, where)
+    header, offset = _find_table(data, where)
+    return _columns(data, offset, header, where, largest_rows)
+
+
+def _check_start(data: bytes | mmap.mmap, where: str) -> None:
     if data[:9] != b"SIMPLE  =":
         raise BadInput(
             "is not a FITS file (it does not begin with SIMPLE)", where=where, remedy="Give a multi-order or flat HEALPix map in FITS"
         )
+
+
+def _find_table(data: bytes | mmap.mmap, where: str) -> tuple[dict[str, str | int | float | bool], int]:
+    """(header of the first table, where its rows begin)."""
     offset = 0
     for number in range(8):
         header, offset = _read_header(data, offset, where)
-        size = _data_size(header, where)
         if number and header.get("XTENSION") == "BINTABLE":
-            return _columns(data, offset, header, where, largest_rows)
-        offset += -(-size // BLOCK) * BLOCK
+            return header, offset
+        offset += -(-_data_size(header, where) // BLOCK) * BLOCK
         if offset >= len(data):
             break
     raise BadInput("holds no binary table", where=where, remedy="Give a multi-order or flat HEALPix map in FITS")
 
 
-def _read_header(data: bytes, start: int, where: str) -> tuple[dict[str, str | int | float | bool], int]:
+def _read_header(data: bytes | mmap.mmap, start: int, where: str) -> tuple[dict[str, str | int | float | bool], int]:
     values: dict[str, str | int | float | bool] = {}
     for position in range(start, start + LARGEST_HEADER_BLOCKS * BLOCK, CARD):
         raw = data[position : position + CARD]
@@ -147,26 +211,8 @@ def _data_size(header: dict[str, Any], where: str) -> int:
     return size
 
 
-def _columns(data: bytes, start: int, header: dict[str, Any], where: str, largest_rows: int) -> Table:
-    if header.get("NAXIS") != 2 or header.get("BITPIX") != 8 or header.get("PCOUNT", 0) != 0:
-        raise BadInput("its table is not plain (NAXIS 2, BITPIX 8, PCOUNT 0)", where=where, remedy="Variable-length arrays are not read")
-    n_fields = _integer(header, "TFIELDS", 1, 64, where)
-    names: list[str] = []
-    formats: list[Any] = []
-    for i in range(1, n_fields + 1):
-        match = _TFORM.fullmatch(str(header.get(f"TFORM{i}", "")).strip())
-        repeat = int(match[1] or 1) if match else 0
-        if match is None or not 1 <= repeat <= LARGEST_REPEAT:
-            raise BadInput(
-                f"{header.get(f'TFORM{i}')!r} is not a format this reader knows",
-                where=f"{where}: TFORM{i}",
-                remedy=f"Known: K J I D E B A with a repeat of 1 to {LARGEST_REPEAT}",
-            )
-        kind = f"S{repeat}" if match[2] == "A" else _FORMATS[match[2]]
-        formats.append(kind if match[2] == "A" or repeat == 1 else (kind, (repeat,)))
-        name = str(header.get(f"TTYPE{i}", f"COLUMN{i}")).strip().upper()
-        names.append(name if name not in names else f"{name}_{i}")
-    row = np.dtype(list(zip(names, formats, strict=True)))
+def _columns(data: bytes | mmap.mmap, start: int, header: dict[str, Any], where: str, largest_rows: int) -> Table:
+    row, shown = _row_format(header, where)
     width = _integer(header, "NAXIS1", 1, 1 << 24, where)
     if width != row.itemsize:
         raise BadInput(
@@ -178,15 +224,48 @@ def _columns(data: bytes, start: int, header: dict[str, Any], where: str, larges
         raise BadInput(
             f"claims {n_rows:,} rows, {present:,} are there", where=f"{where}: NAXIS2", remedy="Fetch the file again; it is cut off"
         )
-    total = n_rows * max(int(np.prod(row[name].shape)) for name in names)
+    total = n_rows * max((int(np.prod(row[name].shape)) for name in shown), default=1)
     if total > largest_rows:
         raise BadInput(f"{total:,} cells are more than {largest_rows:,}", where=f"{where}: NAXIS2", remedy="Use the multi-order map")
     rows = np.frombuffer(data, dtype=row, count=n_rows, offset=start)
     columns: dict[str, NDArray[Any]] = {}
-    for i, name in enumerate(names, 1):
-        column = rows[name]
-        columns[name] = _scaled(column, header.get(f"TSCAL{i}", 1), header.get(f"TZERO{i}", 0), f"{where}: TZERO{i}").reshape(-1)
-    return Table(header, columns, n_rows)
+    units: dict[str, str] = {}
+    for name, i in shown.items():
+        columns[name] = _scaled(rows[name], header.get(f"TSCAL{i}", 1), header.get(f"TZERO{i}", 0), f"{where}: TZERO{i}")
+        units[name] = str(header.get(f"TUNIT{i}", "")).strip()
+    return Table(header, columns, units, n_rows)
+
+
+def _row_format(header: dict[str, Any], where: str) -> tuple[np.dtype[np.void], dict[str, int]]:
+    """(numpy's picture of a row, name -> number of each numeric column)."""
+    if header.get("NAXIS") != 2 or header.get("BITPIX") != 8 or header.get("PCOUNT", 0) != 0:
+        raise BadInput("its table is not plain (NAXIS 2, BITPIX 8, PCOUNT 0)", where=where, remedy="Variable-length arrays are not read")
+    names: list[str] = []
+    formats: list[Any] = []
+    offsets: list[int] = []
+    numbers: dict[str, int] = {}
+    width = 0
+    for i in range(1, _integer(header, "TFIELDS", 1, 64, where) + 1):
+        match = _TFORM.fullmatch(str(header.get(f"TFORM{i}", "")).strip())
+        repeat = int(match[1] or 1) if match else -1
+        if match is None or not 0 <= repeat <= LARGEST_REPEAT:
+            raise BadInput(
+                f"{header.get(f'TFORM{i}')!r} is not a format this reader knows",
+                where=f"{where}: TFORM{i}",
+                remedy=f"Known: K J I D E B (and A L X C M, passed over) with a repeat of at most {LARGEST_REPEAT}",
+            )
+        if match[2] in _OPAQUE or repeat == 0:
+            width += -(-repeat * _OPAQUE.get(match[2], 0) // 8)
+            continue
+        name = str(header.get(f"TTYPE{i}", f"COLUMN{i}")).strip().upper()
+        name = name if name not in names else f"{name}_{i}"
+        one = np.dtype(_FORMATS[match[2]])
+        names.append(name)
+        formats.append(one if repeat == 1 else (one, (repeat,)))
+        offsets.append(width)
+        numbers[name] = i
+        width += repeat * one.itemsize
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": max(width, 1)}), numbers
 
 
 def _scaled(column: NDArray[Any], scale: Any, zero: Any, where: str) -> NDArray[Any]:
@@ -197,4 +276,6 @@ def _scaled(column: NDArray[Any], scale: Any, zero: Any, where: str) -> NDArray[
         kind = f"u{column.dtype.itemsize}"
         flipped: NDArray[Any] = column.astype(f"i{column.dtype.itemsize}").view(kind) ^ np.array(zero, dtype=kind)
         return flipped
-    raise BadInput(f"scaled columns ({scale}, {zero}) are not read", where=where, remedy="Write the map without TSCAL and TZERO")
+    if not all(isinstance(one, int | float) and abs(one) < 1e300 for one in (scale, zero)):
+        raise BadInput(f"({scale!r}, {zero!r}) are no scale and offset", where=where, remedy="Fetch the file again; its header is wrong")
+    return np.asarray(column.astype(np.float64) * float(scale) + float(zero))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DEEPEST", "cell_area_sr", "cells_of", "centres_of", "ring_centres"]
+__all__ = ["DEEPEST", "cell_area_sr", "cells_of", "centres_of", "ring_index"]
 
 DEEPEST = 29
 """The finest order that fits into int64."""
@@ -103,19 +103,23 @@ def centres_of(order: NDArray[np.integer] | int, cell: NDArray[np.int64]) -> tup
     return ra, np.degrees(dec)
 
 
-def ring_centres(nside: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(ra_deg, dec_deg) of all 12 nside^2 cells in the order of the RING scheme."""
-    ring = np.arange(1, 4 * nside, dtype=np.int64)
-    n = np.minimum(np.minimum(ring, 4 * nside - ring), nside)
-    cap = (ring < nside) | (ring > 3 * nside)
-    sign = np.where(ring < 2 * nside, 1.0, -1.0)
-    cap_dec = sign * (np.pi / 2 - 2 * np.arcsin(n / nside / np.sqrt(6.0)))
-    belt_dec = np.arcsin(np.clip((2 * nside - ring) * 2 / (3 * nside), -1, 1))
-    dec = np.degrees(np.where(cap, cap_dec, belt_dec))
-    shift = np.where(cap, 0.5, np.where((ring - nside) % 2 == 0, 0.5, 0.0))
-    counts = 4 * n
-    first = np.cumsum(counts) - counts
-    index = np.arange(12 * nside * nside, dtype=np.int64)
-    which = np.repeat(np.arange(len(ring)), counts)
-    ra = (index - first[which] + shift[which]) / n[which] * 90.0
-    return ra, dec[which]
+def ring_index(order: int, cell: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index in the RING scheme of nested cells."""
+    nside = np.int64(1) << order
+    face = cell >> (2 * order)
+    within = cell & (nside * nside - 1)
+    x, y = _gather(within), _gather(within >> 1)
+    ring = _FACE_RING[face] * nside - x - y - 1
+    north, south = ring < nside, ring > 3 * nside
+    to_pole = np.where(north, ring, 4 * nside - ring)
+    n_in_ring = np.where(north | south, to_pole, nside)
+    # Every second ring of the belt begins half a cell further on.
+    shift = np.where(north | south, 0, (ring - nside) & 1)
+    step = (_FACE_COLUMN[face] * n_in_ring + x - y + 1 + shift) // 2 - 1
+    first = np.where(
+        north,
+        2 * ring * (ring - 1),
+        np.where(south, 12 * nside * nside - 2 * to_pole * (to_pole + 1), 2 * nside * (nside - 1) + (ring - nside) * 4 * nside),
+    )
+    index: NDArray[np.int64] = first + step % (4 * n_in_ring)
+    return index

@@ -11,35 +11,29 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from nightbell.alerts.fits_table import (
-    LARGEST_NOTICE_BYTES,
-    LARGEST_OPERATOR_BYTES,
-    LARGEST_ROWS,
-    LARGEST_ROWS_OPERATOR,
-    Table,
-    gunzip,
-    read_table,
-)
-from nightbell.alerts.healpix import DEEPEST, cell_area_sr, cells_of, ring_centres
-from nightbell.contracts.errors import BadInput, NoSuchInput
+from nightbell.alerts.healpix import DEEPEST, cell_area_sr, cells_of
+from nightbell.contracts.errors import BadInput
 
-__all__ = ["SkyMap", "make_skymap", "parse_skymap", "read_skymap", "within_distance"]
+__all__ = ["SkyMap", "make_skymap", "within_distance"]
 
 Array = NDArray[np.float64]
-SQ_DEG_PER_SR = (180 / math.pi) ** 2
 CLOSED_FORM_FROM = -4.0
 """Below this mu/s the closed form of the distance integral cancels catastrophically (25 % wrong on S230518h)."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 _LN_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-_LARGEST_BATCH = 2_000_000
-"""Row-by-level products evaluated at once: bounds the memory."""
+SQ_DEG_PER_SR = (180 / math.pi) ** 2
+EXACT_LEVELS = 200
+MOST_ROWS_OF_MOMENTS = 50_000
+LARGEST_MPC, NARROWEST_MPC = 1e7, 1e-6
+"""Distances and widths outside are no distances: the observable Universe ends at 1.4e4 Mpc."""
+WRONG_SHARE, WARNED_SHARE = 3.0, 1.001
+"""By what factor the distance layers may miss an integral of 1: beyond the first they say nothing, beyond the second it is told."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +74,24 @@ class SkyMap:
         """Of each row."""
         return self.rho * self.area_sr
 
-    @property
+    @cached_property
     def has_distance(self) -> bool:
-        return self.mu_mpc is not None
+        """Whether any row has one: layers that are infinite or NaN everywhere make a map of two dimensions."""
+        return bool(self.with_distance.any())
 
     @cached_property
     def with_distance(self) -> NDArray[np.bool_]:
         """Rows whose distance parameters mean something: infinite mu, s <= 0 and N = 0 all stand for "unknown"."""
         if self.mu_mpc is None or self.sigma_mpc is None or self.norm is None:
             return np.zeros(len(self.rho), dtype=bool)
-        good = np.isfinite(self.mu_mpc) & np.isfinite(self.sigma_mpc) & np.isfinite(self.norm) & (self.rho > 0)
-        good &= (self.sigma_mpc > 0) & (self.norm > 0)
+        good = (np.abs(self.mu_mpc) < LARGEST_MPC) & (self.sigma_mpc > NARROWEST_MPC) & (self.sigma_mpc < LARGEST_MPC)
+        good &= (self.norm > 0) & np.isfinite(self.norm) & (self.rho > 0)
         return good
 
     @cached_property
     def prob_without_distance(self) -> float | None:
-        return float(self.probability[~self.with_distance].sum()) if self.has_distance else None
+        """None for a map without distance layers, 1 for one whose layers hold nothing."""
+        return None if self.mu_mpc is None else float(self.probability[~self.with_distance].sum())
 
     # -- positions ------------------------------------------------------------------------------------------------------
 
@@ -153,10 +149,21 @@ class SkyMap:
         return out
 
     def levels_3d(self, log_density: Array) -> Array:
-        """F(q): probability of all places denser than each q. Exact: one integral per row and value."""
-        if self._solid is None:
+        """F(q): probability of all places denser than each q. Exact, one integral per row and value, for the densest EXACT_LEVELS.
+
+        Of a longer list the others lie between exact values at every few of them: F falls steadily, and a night never comes to them.
+        """
+        if self._solid is None or not np.size(log_density):
             return np.full(np.shape(log_density), np.nan)
-        return self._solid.enclosed(log_density)[0]
+        wanted, place = np.unique(-np.asarray(log_density, dtype=np.float64), return_inverse=True)  # densest first, -inf last
+        exact = np.arange(len(wanted))
+        if len(wanted) > 2 * EXACT_LEVELS:
+            exact = np.concatenate(
+                (exact[:EXACT_LEVELS], np.linspace(EXACT_LEVELS, len(wanted) - 1, EXACT_LEVELS).round().astype(np.int64))
+            )
+        value = np.minimum(self._solid.enclosed(-wanted[exact])[0], 1.0)
+        levels: Array = np.interp(np.arange(len(wanted)), exact, value)[place].reshape(np.shape(log_density))
+        return levels
 
     def volume_mpc3(self, level: float) -> float | None:
         """Volume of the smallest region of probability `level`; None when the map holds less than that with distance."""
@@ -177,16 +184,12 @@ class SkyMap:
         assert self.mu_mpc is not None
         assert self.sigma_mpc is not None
         assert self.norm is not None
-        # Rows in the outermost 1e-5 of the probability cannot matter here, and are half of all rows.
-        likely = np.flatnonzero(keep)
-        likely = likely[np.argsort(-self.probability[likely], kind="stable")]
-        running = np.cumsum(self.probability[likely])
-        n = int(np.searchsorted(running, running[-1] * (1 - 1e-5))) + 1
-        likely = likely[:n]
+        likely = _likely(np.where(keep, self.probability, 0.0), 1e-5)
+        likely = likely[keep[likely]]
         mu, s, norm = self.mu_mpc[likely], self.sigma_mpc[likely], self.norm[likely]
         share = self.probability[likely]
         inside = np.array([float((share * within_distance(0.0, d, mu, s, np.log(norm))).sum()) for d in distances_mpc])
-        scaled: Array = inside * float(running[-1] / running[n - 1])
+        scaled: Array = inside * float(self.probability[keep].sum() / share.sum())
         return scaled
 
     def distance_quantiles(self) -> tuple[float, float, float]:
@@ -305,124 +308,7 @@ class _Solid:
         return float(self.enclosed(np.array([0.5 * (low + high)]))[1][0])
 
 
-# -- reading ------------------------------------------------------------------------------------------------------------
-
-
-def read_skymap(path: str | Path) -> SkyMap:
-    """A sky map file, multi-order or flat, packed or not. Raises `BadInput` naming file and keyword."""
-    file = Path(path)
-    try:
-        size = file.stat().st_size
-        if size > LARGEST_OPERATOR_BYTES:
-            raise BadInput(f"{size:,} bytes are more than {LARGEST_OPERATOR_BYTES:,}", where=str(file), remedy="Use the multi-order map")
-        data = file.read_bytes()
-    except OSError as error:
-        raise NoSuchInput(f"cannot be read ({error.strerror})", where=str(file), remedy="Name a sky map file") from error
-    data = gunzip(data, where=str(file), largest_bytes=LARGEST_OPERATOR_BYTES, largest_ratio=None)
-    return _from_table(read_table(data, where=str(file), largest_rows=LARGEST_ROWS_OPERATOR), str(file))
-
-
-def parse_skymap(data: bytes, *, where: str) -> SkyMap:
-    """A sky map that arrived inside a notice: the stricter limits."""
-    data = gunzip(data, where=where, largest_bytes=LARGEST_NOTICE_BYTES)
-    return _from_table(read_table(data, where=where, largest_rows=LARGEST_ROWS), where)
-
-
-def _from_table(table: Table, where: str) -> SkyMap:
-    header, columns = table.header, table.columns
-    frame = str(header.get("COORDSYS", "C")).strip().upper()
-    if frame not in {"C", "ICRS", "EQUATORIAL", "CELESTIAL"}:
-        raise BadInput(f"{frame!r} is not equatorial", where=f"{where}: COORDSYS", remedy="Rotate the map to ICRS (COORDSYS = 'C') first")
-    order, cell, rho = _multi_order(columns, where) if "UNIQ" in columns else _flat(header, columns, where)
-    layers = {key: _floats(columns[name]) for key, name in (("mu", "DISTMU"), ("s", "DISTSIGMA"), ("n", "DISTNORM")) if name in columns}
-    whole = len(layers) == 3 and all(len(layer) == len(rho) for layer in layers.values())
-    if "UNIQ" not in columns:
-        order, cell, rho, layers = _in_nested_order(header, order, cell, rho, layers if whole else {})
-    return make_skymap(
-        order,
-        cell,
-        rho,
-        mu_mpc=layers["mu"] if whole else None,
-        sigma_mpc=layers["s"] if whole else None,
-        norm=layers["n"] if whole else None,
-        header=dict(header),
-        where=where,
-    )
-
-
-def _floats(column: NDArray[Any]) -> Array:
-    return np.ascontiguousarray(column, dtype=np.float64)  # also turns FITS's big-endian bytes
-
-
-def _multi_order(columns: dict[str, NDArray[Any]], where: str) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-    raw = columns["UNIQ"]
-    if raw.dtype.kind == "f":
-        if not (np.isfinite(raw).all() and (raw == np.floor(raw)).all() and (np.abs(raw) < 2.0**53).all()):
-            raise BadInput("holds numbers that are no exact integers", where=f"{where}: UNIQ", remedy="Write UNIQ as 64-bit integers")
-    elif raw.dtype.kind == "u" and len(raw) and int(raw.max()) >= 1 << 62:
-        raise BadInput("holds cells finer than order 29", where=f"{where}: UNIQ", remedy="Give a map of order 29 or coarser")
-    elif raw.dtype.kind not in "iu":
-        raise BadInput("is not a number", where=f"{where}: UNIQ", remedy="Write UNIQ as 64-bit integers")
-    uniq = raw.astype(np.int64)
-    if len(uniq) == 0:
-        raise BadInput("has no rows", where=where, remedy="Fetch the map again")
-    if int(uniq.min()) < 4 or int(uniq.max()) >= 1 << 62:
-        raise BadInput("holds values outside 4 to 2^62", where=f"{where}: UNIQ", remedy="Fetch the map again; its cells do not exist")
-    # floor(log2) through floating point is wrong beyond 2^53: compare with exact integers instead.
-    order = np.searchsorted(np.int64(4) << (2 * np.arange(DEEPEST + 1, dtype=np.int64)), uniq, side="right") - 1
-    cell = uniq - (np.int64(4) << (2 * order))
-    if (cell >= np.int64(12) << (2 * order)).any():
-        raise BadInput("holds cells beyond the sphere", where=f"{where}: UNIQ", remedy="Fetch the map again; its cells do not exist")
-    if "PROBDENSITY" not in columns:
-        raise BadInput(f"has no PROBDENSITY, only {', '.join(columns)}", where=where, remedy="Give an LVK multi-order map")
-    return order, cell, _floats(columns["PROBDENSITY"])
-
-
-def _flat(header: dict[str, Any], columns: dict[str, NDArray[Any]], where: str) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-    name = next((one for one in ("PROB", "PROBABILITY", "PROBDENSITY") if one in columns), None)
-    if name is None:
-        raise BadInput(f"has neither UNIQ nor PROB, only {', '.join(columns)}", where=where, remedy="Give a HEALPix sky map")
-    if str(header.get("INDXSCHM", "IMPLICIT")).strip().upper() != "IMPLICIT":
-        raise BadInput("partial flat maps are not read", where=f"{where}: INDXSCHM", remedy="Use the multi-order map")
-    value = _floats(columns[name])
-    nside = math.isqrt(len(value) // 12) if len(value) else 0
-    order = nside.bit_length() - 1
-    if nside < 1 or 12 * nside * nside != len(value) or 1 << order != nside:
-        raise BadInput(f"{len(value):,} cells are not 12 times a power of 4", where=where, remedy="Fetch the map again")
-    if header.get("NSIDE", nside) != nside:
-        raise BadInput(f"says {header['NSIDE']}, its cells make {nside}", where=f"{where}: NSIDE", remedy="Fetch the map again")
-    # Probability per cell in flat maps, per steradian in multi-order ones.
-    rho = value if name == "PROBDENSITY" else value / float(cell_area_sr(order))
-    return np.full(len(value), order, dtype=np.int64), np.arange(len(value), dtype=np.int64), rho
-
-
-def _in_nested_order(
-    header: dict[str, Any], order: NDArray[np.int64], cell: NDArray[np.int64], rho: Array, layers: dict[str, Array]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, dict[str, Array]]:
-    """A flat map with four equal neighbours made one, again and again: nothing is lost, 98 % of the rows go."""
-    columns = {"rho": rho, **layers}
-    if str(header.get("ORDERING", "")).strip().upper() != "NESTED":
-        depth = int(order[0])
-        place = np.argsort(cells_of(*ring_centres(1 << depth), depth))
-        columns = {name: column[place] for name, column in columns.items()}
-    kept: list[tuple[int, NDArray[np.int64], dict[str, Array]]] = []
-    for depth in range(int(order[0]), 0, -1):
-        starts = np.flatnonzero((cell[:-3] & 3) == 0) if len(cell) > 3 else np.empty(0, dtype=np.int64)
-        starts = starts[cell[starts + 3] == cell[starts] + 3]
-        for column in columns.values():
-            same = (column[starts] == column[starts + 1]) & (column[starts] == column[starts + 2]) & (column[starts] == column[starts + 3])
-            starts = starts[same]
-        merged = np.zeros(len(cell), dtype=bool)
-        for k in range(4):
-            merged[starts + k] = True
-        kept.append((depth, cell[~merged], {name: column[~merged] for name, column in columns.items()}))
-        cell, columns = cell[starts] >> 2, {name: column[starts] for name, column in columns.items()}
-    kept.append((0, cell, columns))
-    names = list(columns)
-    joined = {name: np.concatenate([part[name] for _, _, part in kept]) for name in names}
-    orders = np.concatenate([np.full(len(cells), depth, dtype=np.int64) for depth, cells, _ in kept])
-    rho = joined.pop("rho")
-    return orders, np.concatenate([cells for _, cells, _ in kept]), rho, joined
+# -- making --------------------------------------------------------------------------------------------------------------
 
 
 def make_skymap(
@@ -435,6 +321,7 @@ def make_skymap(
     norm: Array | None = None,
     header: dict[str, Any] | None = None,
     where: str = "sky map",
+    warnings: tuple[str, ...] = (),
 ) -> SkyMap:
     """A checked `SkyMap` from columns in any order. Raises `BadInput` when it is no probability on the sphere."""
     if not np.isfinite(rho).all() or (rho < 0).any():
@@ -445,23 +332,81 @@ def make_skymap(
     if (beyond[:-1] > first[1:]).any():
         raise BadInput("holds cells that overlap", where=f"{where}: UNIQ", remedy="Fetch the map again")
     total = float((rho * cell_area_sr(order)).sum())
-    warnings: tuple[str, ...] = ()
     if not abs(total - 1) <= 1e-3:
         raise BadInput(f"its probability sums to {total:.6g}, not 1", where=where, remedy="Fetch the map again")
     if abs(total - 1) > 1e-6:
-        warnings = (f"{where}: probability summed to {total:.8f} and was scaled to 1",)
+        warnings += (f"{where}: probability summed to {total:.8f} and was scaled to 1",)
         rho = rho / total
+    layers = None if mu_mpc is None or sigma_mpc is None or norm is None else (mu_mpc[by], sigma_mpc[by], norm[by])
     known = header or {}
-    mean, std = known.get("DISTMEAN"), known.get("DISTSTD")
+    mean, std = (_positive(known.get(key)) for key in ("DISTMEAN", "DISTSTD"))
+    if layers is not None:
+        flaw = _flaw_of(layers, rho, rho * cell_area_sr(order))
+        if flaw is not None:
+            text, layers = flaw[0], layers if flaw[1] else None
+            warnings += (f"{where}: {text}",)
+    if layers is not None and mean is None:
+        mean, std = _moments(*layers, rho * cell_area_sr(order))
+    mu, sigma, n = layers or (None, None, None)
     return SkyMap(
         order=order,
         cell=cell,
         rho=rho,
-        mu_mpc=None if mu_mpc is None else mu_mpc[by],
-        sigma_mpc=None if sigma_mpc is None else sigma_mpc[by],
-        norm=None if norm is None else norm[by],
-        distance_mean_mpc=float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else None,
-        distance_std_mpc=float(std) if isinstance(std, int | float) and math.isfinite(std) else None,
+        mu_mpc=mu,
+        sigma_mpc=sigma,
+        norm=n,
+        distance_mean_mpc=mean,
+        distance_std_mpc=std,
         header=known,
         warnings=warnings,
     )
+
+
+def _positive(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST_MPC
+    return float(value) if number else None
+
+
+def _flaw_of(layers: tuple[Array, Array, Array], rho: Array, probability: Array) -> tuple[str, bool] | None:
+    """(what is wrong with distance layers, whether they may still be used). Each row must integrate to 1 over all distances."""
+    known = SkyMap(np.empty(0, np.int64), np.empty(0, np.int64), rho, *layers).with_distance
+    if not known.any():
+        return "no row has a distance: ranked by place alone", True
+    rows = _likely(np.where(known, probability, 0.0), 1e-4)
+    mu, sigma, norm = (layer[rows] for layer in layers)
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = within_distance(0.0, np.inf, mu, sigma, np.log(norm))
+        share = float((probability[rows] * whole).sum() / probability[rows].sum())
+    if not 1 / WRONG_SHARE <= share <= WRONG_SHARE:
+        return f"the distance layers integrate to {share:.3g} instead of 1 (DISTNORM): ranked by place alone", False
+    if not 1 / WARNED_SHARE <= share <= WARNED_SHARE:
+        return f"the distance layers integrate to {share:.6f} instead of 1 (DISTNORM)", True
+    return None
+
+
+def _likely(probability: Array, left_out: float) -> NDArray[np.int64]:
+    """The most probable rows, without those that together hold less than `left_out` of the probability: half of all rows."""
+    by = np.argsort(-probability, kind="stable")
+    running = np.cumsum(probability[by])
+    return by[: int(np.searchsorted(running, running[-1] * (1 - left_out))) + 1]
+
+
+def _moments(mu: Array, sigma: Array, norm: Array, probability: Array) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of the distance over the sky, for maps whose header does not say."""
+    usable = (np.abs(mu) < LARGEST_MPC) & (sigma > NARROWEST_MPC) & (sigma < LARGEST_MPC) & (norm > 0) & np.isfinite(norm)
+    rows = _likely(np.where(usable, probability, 0.0), 1e-9)[:MOST_ROWS_OF_MOMENTS]
+    rows = rows[usable[rows]]
+    if not len(rows):
+        return None, None
+    m, s, share = mu[rows], sigma[rows], probability[rows]
+    steep = m < CLOSED_FORM_FROM * s
+    low = np.maximum(m - 9 * s, 0.0)
+    high = np.where(steep, 60 * s * s / np.maximum(np.abs(m), 1e-300), np.maximum(m + 9 * s, 0.0))
+    half = 0.5 * (high - low)
+    r = 0.5 * (high + low)[:, None] + half[:, None] * _NODES
+    density = np.exp(np.log(norm[rows])[:, None] - 0.5 * ((r - m[:, None]) / s[:, None]) ** 2 - _LN_SQRT_2PI - np.log(s)[:, None]) * r * r
+    whole, first, second = (float(share @ (half * ((density * r**k) @ _WEIGHTS))) for k in (0, 1, 2))
+    if not whole > 0:
+        return None, None
+    mean = first / whole
+    return mean, math.sqrt(max(second / whole - mean * mean, 0.0))

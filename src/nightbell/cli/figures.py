@@ -139,7 +139,7 @@ def sky_map(
 
     `observed` holds target ids that were visited, `new` positions of what was found.
     """
-    from nightbell.alerts.skymap import read_skymap
+    from nightbell.alerts.skymap_file import read_skymap
 
     sky = read_skymap(skymap)
     figure = _figure(9.6, 4.2)

@@ -234,7 +234,7 @@ def _sky(story: Story) -> str:
     observed = frozenset(story.targets_observed)
 
     def draw() -> str:
-        from nightbell.alerts.skymap import read_skymap
+        from nightbell.alerts.skymap_file import read_skymap
 
         sky = read_skymap(Path(maps[-1].path))
         svg = figures.sky_map(Path(maps[-1].path), targets, observed=observed, new=new)
