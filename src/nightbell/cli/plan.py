@@ -114,7 +114,7 @@ def make(targets: Path, conf: Path | None, night_date: str | None, start: str | 
     from nightbell.settings import load_installation
     from nightbell.sky.night import noon_before
     from nightbell.sky.view import night_label
-    from nightbell.telescope.activities import Counts
+    from nightbell.telescope.activities.office import Counts
     from nightbell.telescope.replanning import plan_night
     from nightbell.telescope.settings import TelescopeSettings
 

@@ -3,7 +3,7 @@
     night_table   (state, trigger) -> next state, action                    pure
         |
     dispatcher    one activity at a time, each transition on disk before its action
-        |-- activities      what is done in each state: prepare, open, flats, plan, shelter, close
+        |-- activities/     what is done in each state: prepare, open, flats, plan, shelter, close
         |-- instruments     the devices, opened and connected
         |-- pointing        mount and dome together; dome_following: which azimuth covers an exposure
         |-- exposure        one frame: expose, read back, gather what the header needs

@@ -339,7 +339,7 @@ class Telescope(Module[TelescopeState]):
     def _wake(self) -> None:
         loop = getattr(self, "_loop", None)
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self.activities.changed.set)
+            loop.call_soon_threadsafe(self.activities.wake)
 
     def number_of_frame(self, night: str) -> int:
         """SEQNUM: continues after a restart."""

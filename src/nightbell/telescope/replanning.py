@@ -13,7 +13,7 @@ from nightbell.contracts.states import FrameType
 from nightbell.planning.constraints import Limits
 from nightbell.planning.constraints import Request as PlanRequest
 from nightbell.planning.product import Wanted, make_plan
-from nightbell.telescope.activities import Counts
+from nightbell.telescope.activities.office import Counts
 from nightbell.telescope.settings import TelescopeSettings
 
 __all__ = ["PlanMade", "Request", "open_requests", "plan_night"]
