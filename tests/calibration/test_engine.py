@@ -206,6 +206,30 @@ def test_a_master_bias_does_not_depend_on_the_order_of_its_frames(camera):
     assert first.read_noise_adu == pytest.approx(8.0 / 1.6, rel=0.05)
 
 
+def test_a_master_is_the_same_by_strips_and_when_its_frames_wait_on_disk(camera, tmp_path, monkeypatch):
+    exposures, pixels = _read(camera, camera.flats(12))
+    whole = build_flat(exposures, pixels, lambda _: (_plane(500), None, 1.0), 5.0)
+    monkeypatch.setattr("nightbell.calibration.masters.SHELF_BYTES", 100_000)
+    monkeypatch.setattr("nightbell.calibration.masters.STRIP_VALUES", 7 * 12 * SHAPE[1])
+    strips = build_flat(exposures, pixels, lambda _: (_plane(500), None, 1.0), 5.0, scratch=tmp_path)
+    assert np.array_equal(strips.plane.data, whole.plane.data)
+    assert np.array_equal(strips.plane.sigma, whole.plane.sigma)
+    assert list(tmp_path.glob("tmp*")) == []
+
+
+@pytest.mark.parametrize("n", [3, 5, 12, 25])
+def test_values_are_clipped_as_by_median_and_mad_of_each_pixel(n):
+    rng = np.random.default_rng(n)
+    stack = rng.normal(1000, 10, (n, 30, 40)).astype(np.float32)
+    stack[rng.integers(0, n, 60), rng.integers(0, 30, 60), rng.integers(0, 40, 60)] += 300
+    masked = rng.random(stack.shape) < 0.02
+    values = np.where(masked, np.nan, stack.astype(np.float64))
+    middle = np.nanmedian(values, axis=0)
+    limit = threshold(n) * np.maximum(1.482602218505602 * np.nanmedian(np.abs(values - middle), axis=0), 8.0)
+    expected = np.nanmean(np.where(np.abs(values - middle) > limit, np.nan, values), axis=0)
+    assert clipped_mean(stack, masked, 8.0)[0] == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_same_pixels_under_two_names_count_once(camera):
     paths = camera.biases(4)
     copy = paths[0].with_name("copy.fits")

@@ -286,13 +286,13 @@ class _Run:
         used: list[tuple[str, str]] = []
         holds_bias = False
         if kind == "bias":
-            built = build_bias(group, self.cache.pixels)
+            built = build_bias(group, self.cache.pixels, scratch=self.out)
         elif kind == "dark":
             bias = choose_bias(first, self.library.values()).master
             holds_bias = bias is None
             if bias is not None:
                 used.append(("bias", bias.product_id))
-            built = build_dark(group, self.cache.pixels, self._plane(bias))
+            built = build_dark(group, self.cache.pixels, self._plane(bias), scratch=self.out)
         else:
             flat_below = {one.raw_id: self._below_flat(one) for one in group}
             bare = [
@@ -310,7 +310,7 @@ class _Run:
                 used.extend((one.kind, one.product_id) for one in (master, dark) if one is not None)
             planes = {raw_id: (self._plane(bias), self._plane(dark), scale) for raw_id, (bias, dark, scale) in flat_below.items()}
             noise = self._read_noise_adu(first)[0]
-            built = build_flat(group, self.cache.pixels, lambda one: planes[one.raw_id], noise or 0.0)
+            built = build_flat(group, self.cache.pixels, lambda one: planes[one.raw_id], noise or 0.0, scratch=self.out)
         if built is None:
             return
         for left in built.left_out:

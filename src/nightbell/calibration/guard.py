@@ -105,7 +105,7 @@ def read_frame(path: Path) -> RawFrame:
         path=path,
         sha256=digest,
         size_bytes=size,
-        data_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        data_sha256=hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest(),
         header_text=text,
         pixels=_finite(pixels, path, ambiguities),
         ceiling_adu=_ceiling_adu(hdu.cards, path),

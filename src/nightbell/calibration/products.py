@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import time
@@ -28,7 +27,7 @@ from nightbell.contracts.errors import BadInput, Failed
 
 __all__ = ["ALGORITHM", "copied_cards", "product_id", "read_product", "remove_stale_parts", "write_product"]
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised when the bits of a product change for the same inputs and parameters."""
 _STRUCTURE = {
     "SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "NAXIS3", "EXTEND", "BZERO", "BSCALE", "BLANK", "BUNIT", "CHECKSUM", "DATASUM",
@@ -81,22 +80,21 @@ def write_product(
         mask = fits.ImageHDU(plane.mask, name="MASK")
         for bit, meaning in ((1, "saturated"), (2, "bad pixel"), (4, "no data"), (8, "flat invalid")):
             mask.header[f"MBIT{bit}"] = (meaning, f"meaning of bit value {bit}")
-        buffer = io.BytesIO()
-        fits.HDUList([primary, uncertainty, mask]).writeto(buffer, output_verify="silentfix")
-    content = buffer.getvalue()
-    _place(path, content, part_name)
-    return hashlib.sha256(content).hexdigest(), len(content)
+        return _place(path, fits.HDUList([primary, uncertainty, mask]), part_name)
 
 
-def _place(path: Path, content: bytes, part_name: str) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder: whole or absent, after any crash."""
+def _place(path: Path, planes: fits.HDUList, part_name: str) -> tuple[str, int]:
+    """Temporary file in the same folder, fsync, rename, fsync of the folder: whole or absent, after any crash. Gives sha256 and size."""
     part = path.parent / f".{part_name}.{os.getpid()}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
+        with part.open("w+b") as file:
+            planes.writeto(file, output_verify="silentfix")
             file.flush()
             os.fsync(file.fileno())
+            size = file.tell()
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         for attempt in range(10):
             try:
                 os.replace(part, path)  # noqa: PTH105
@@ -116,6 +114,7 @@ def _place(path: Path, content: bytes, part_name: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+    return sha256, size
 
 
 def remove_stale_parts(folder: Path, *, older_than_s: float = 86400.0) -> int:

@@ -14,7 +14,7 @@ from nightbell.contracts.errors import BadInput
 
 __all__ = ["PixelCache"]
 
-CACHE_BYTES = 512 << 20
+CACHE_BYTES = 256 << 20
 
 
 class PixelCache:
