@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.alerts.making import whole_sky
 
 from nightbell.alerts.catalog import LARGEST_K_LUMINOSITY, Catalog, build_catalog, from_rows, open_catalog, read_csv
+from nightbell.alerts.ranking import rank_galaxies
 from nightbell.contracts.errors import BadInput, Missing
 
 HEAD = "name,ra_deg,dec_deg,dist_mpc,dist_err_mpc,k_mag,b_mag,mass_msun\n"
+SHORT = HEAD.replace(",mass_msun", "")
 
 
 def galaxy(name: str = "G", **values: float | None) -> dict[str, object]:
@@ -170,3 +174,89 @@ def test_a_list_that_is_not_glade_plus_is_refused(tmp_path: Path) -> None:
     path.write_text("1 2 3\n")
     with pytest.raises(BadInput, match="40 columns"):
         build_catalog(path, tmp_path / "glade", kind="glade+")
+
+
+def test_rows_that_say_the_same_twice_count_once_and_neighbours_stay(tmp_path: Path) -> None:
+    rows = [
+        "A,10.0000,20.0,40.0,3.6,9.0,10.0",
+        "A,10.0000,20.0,40.0,3.6,9.0,10.0",  # the same line again
+        "A',10.0005,20.0,41.0,3.6,9.0,",  # 1.7 arcsec away, no magnitude says otherwise
+        "B,10.0005,20.0,41.0,3.6,9.5,10.0",  # another magnitude: a neighbour
+        "C,10.0000,20.0,90.0,3.6,9.0,10.0",  # far behind
+        "D,10.0100,20.0,40.0,3.6,9.0,10.0",  # 34 arcsec away
+    ]
+    catalog = open_catalog(written(tmp_path, SHORT + "\n".join(rows)))
+    assert sorted(catalog.name(i) for i in range(len(catalog))) == ["A", "B", "C", "D"]
+    assert catalog.counts == {"kept": 4, "dropped: said twice": 2}
+
+
+def test_dropped_rows_are_told_with_each_ranking(tmp_path: Path) -> None:
+    catalog = open_catalog(written(tmp_path, SHORT + "A,10,20,40,3,9,10\nB,10,95,40,3,9,10\nC,10,20,-1,3,9,10\nD,10,20,40,1e9,9,10\n"))
+    (told,) = (text for text in rank_galaxies(whole_sky(), catalog).warnings if "not used" in text)
+    assert told.startswith("3 rows of the catalogue are not used: ")
+    assert {"no position 1", "impossible distance 1", "impossible distance error 1"} <= set(told.partition(": ")[2].split(", "))
+
+
+def test_a_list_without_a_single_usable_galaxy_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    for text, words in ((SHORT, "no rows"), (SHORT + "A,10,95,40,,,\nB,10,20,,,,\n", "1 dropped: no distance; 1 dropped: no position")):
+        with pytest.raises(BadInput, match=words):
+            open_catalog(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("NAME,RA,DEC,DIST\nA,1,2,3\n", r"has no column ra_deg, dec_deg, dist_mpc \(it has name, ra, dec, dist\)"),
+        ("name;ra_deg;dec_deg;dist_mpc\nA;1;2;3\n", "has no column"),
+        ("", "it has none"),
+        ("name,ra_deg,dec_deg,dist_mpc,k_mag,k_mag\nA,1,2,3,4,5\n", "names k_mag twice"),
+        (SHORT + '"A,1,2,3,4,5,6\nB,1,2,3,4,5,6\n', "line 2: is no line of a CSV"),
+        (SHORT + "A" * 200_000 + ",1,2,3,4,5,6\n", "line 2: is no line of a CSV"),
+        ("# region: 10 20 -5\n" + SHORT + "A,1,2,3,4,5,6\n", "line 1: '10 20 -5' is no region"),
+        ("# region: 10 95 5\n" + SHORT + "A,1,2,3,4,5,6\n", "is no region"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        open_catalog(written(tmp_path, text))
+
+
+def test_heads_may_be_spelled_in_capitals_and_with_spaces(tmp_path: Path) -> None:
+    catalog = open_catalog(written(tmp_path, " Name , RA_deg ,DEC_DEG,Dist_Mpc\nA,10,20,40\n"))
+    assert len(catalog) == 1
+
+
+def test_names_cannot_carry_control_characters_into_headers_and_logs(tmp_path: Path) -> None:
+    catalog = open_catalog(written(tmp_path, SHORT + "A\x00\x1b[31m,10,20,40,,,\n"))
+    assert catalog.name(0) == "A\\x00\\x1b[31m"
+
+
+def test_a_list_without_the_wanted_band_is_weighted_by_the_other_and_says_so(tmp_path: Path) -> None:
+    only_b = open_catalog(written(tmp_path, SHORT + "A,10,20,40,3.6,,12\nB,200,-20,40,3.6,,13\n"))
+    by_k, by_b = rank_galaxies(whole_sky(), only_b, weight="K"), rank_galaxies(whole_sky(), only_b, weight="B")
+    assert by_k.galaxies == by_b.galaxies
+    assert by_k.not_in_catalog == by_b.not_in_catalog > 0
+    assert by_k.weight == "B"
+    assert any("no galaxy of the catalogue has a K magnitude" in text for text in by_k.warnings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"region": [1]}, {"region": "x"}, {"counts": None}, {"source": None}, {"files": None}, {"files": {"cell.npy": 5}}, {"format": 2}],
+)
+def test_a_manifest_of_another_kind_is_refused_by_its_key(tmp_path: Path, change: dict[str, object]) -> None:
+    source = written(tmp_path, SHORT + "A,10,20,40,3.6,9,12\n")
+    build_catalog(source, tmp_path / "built")
+    manifest = tmp_path / "built" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **change}))
+    with pytest.raises(BadInput, match=r"manifest\.json") as refused:
+        open_catalog(tmp_path / "built")
+    assert next(iter(change)) in refused.value.where or "format" in change
+
+
+def test_a_column_that_is_no_column_is_refused(tmp_path: Path) -> None:
+    build_catalog(written(tmp_path, SHORT + "A,10,20,40,3.6,9,12\n"), tmp_path / "built")
+    column = tmp_path / "built" / "dist_mpc.npy"
+    column.write_bytes(b"x" * column.stat().st_size)
+    with pytest.raises(BadInput, match=r"dist_mpc\.npy"):
+        open_catalog(tmp_path / "built")

@@ -203,7 +203,7 @@ def rank(
         "not_in_catalog": ranking.not_in_catalog,
         "beyond_catalog": ranking.beyond_catalog,
         "completeness": ranking.completeness,
-        "weight": weight,
+        "weight": ranking.weight,
         "n_scored": ranking.n_scored,
         "tiles": tiles,
         "observatories": lists,

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightbell.alerts.healpix import cells_of, centres_of
+from nightbell.alerts.notices.guards import shown
 from nightbell.contracts.errors import BadInput, NoSuchInput
 
 __all__ = ["SHELL_MPC", "Catalog", "Region", "Weight", "build_catalog", "from_rows", "open_catalog", "read_csv"]
@@ -46,8 +47,12 @@ LARGEST_B_LUMINOSITY = 10 ** (-0.4 * (-23.5 - SUN_B_MAG))
 LARGEST_MASS_MSUN = 5e12
 DENSITY = {"K": 5.0e8, "B": 1.98e8}
 """Mean luminosity of the Universe in solar units per Mpc^3 (h = 0.7): B from Kopparapu et al. 2008, ApJ 675, 1459."""
+LARGEST_MPC = 20_000.0
+"""No galaxy is further."""
+DOUBLE_ARCSEC = 3.0
 LARGEST_CSV_BYTES = 8 << 30
 COLUMNS = ("ra_deg", "dec_deg", "dist_mpc", "dist_err_mpc", "k_mag", "b_mag", "mass_msun")
+NEEDED = ("name", "ra_deg", "dec_deg", "dist_mpc")
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,16 @@ class Catalog:
             self._weights[kind] = _filled(value, self.shell)
         return self._weights[kind]
 
+    def has(self, kind: Weight) -> bool:
+        """Whether any galaxy has this measure."""
+        return kind == "none" or bool(np.isfinite(self.measured(kind)).any())
+
+    def usable(self, kind: Weight) -> Weight:
+        """`kind`, or the other band where no galaxy has that one, or none."""
+        if kind == "mass" and any(self.has(one) for one in ("mass", "K", "B")):
+            return kind
+        return kind if self.has(kind) else self.band or "none"
+
     @property
     def shell(self) -> NDArray[np.int64]:
         return (np.minimum(self.dist_mpc, 1e6) / SHELL_MPC).astype(np.int64)
@@ -141,7 +156,7 @@ class Catalog:
 
         Mass and number have no density of their own here: they follow the light. Beyond the last shell it is 0.
         """
-        band = kind if kind in ("K", "B") else self.band
+        band = kind if kind in ("K", "B") and self.has(kind) else self.band
         if band is None or not len(self):
             return None
         light = self.measured(band)
@@ -200,7 +215,14 @@ def _never_rising(value: Array, volume: Array) -> Array:
 # -- rows ---------------------------------------------------------------------------------------------------------------
 
 
-def from_rows(rows: Iterable[dict[str, Any]], *, source: str, region: Region | None = None, counts: Counter[str] | None = None) -> Catalog:
+def from_rows(
+    rows: Iterable[dict[str, Any]],
+    *,
+    source: str,
+    region: Region | None = None,
+    counts: Counter[str] | None = None,
+    without_doubles: bool = False,
+) -> Catalog:
     """A catalogue from cleaned rows (keys as in COLUMNS, plus name), sorted by cell."""
     tally: Counter[str] = Counter() if counts is None else counts
     columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
@@ -213,7 +235,12 @@ def from_rows(rows: Iterable[dict[str, Any]], *, source: str, region: Region | N
     arrays: dict[str, Any] = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
     cell = cells_of(arrays["ra_deg"], arrays["dec_deg"]) if names else np.empty(0, dtype=np.int64)
     by = np.lexsort((arrays["dist_mpc"], cell))
-    tally["kept"] = len(names)
+    if without_doubles and names:
+        double = _doubles(arrays, names)
+        by = by[~double[by]]
+        if double.any():
+            tally["dropped: said twice"] += int(double.sum())
+    tally["kept"] = len(by)
     blob = np.array([name.encode("utf-8") for name in names] or [b""], dtype=bytes)
     return Catalog(
         cell=cell[by],
@@ -225,6 +252,22 @@ def from_rows(rows: Iterable[dict[str, Any]], *, source: str, region: Region | N
     )
 
 
+def _doubles(arrays: dict[str, Array], names: list[str]) -> NDArray[np.bool_]:
+    """Rows that say again what an earlier one says: the same place and distance, and the same name or no other magnitude."""
+    from scipy.spatial import cKDTree  # noqa: PLC0415  # a third of a second that only lists in text need
+
+    ra, dec = np.radians(arrays["ra_deg"]), np.radians(arrays["dec_deg"])
+    places = np.column_stack((np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)))
+    drop = np.zeros(len(names), dtype=bool)
+    pairs = cKDTree(places).query_pairs(math.radians(DOUBLE_ARCSEC / 3600), output_type="ndarray")
+    for i, k in sorted((min(pair), max(pair)) for pair in pairs.tolist()):
+        near = abs(arrays["dist_mpc"][i] - arrays["dist_mpc"][k]) < 2 * PECULIAR_MPC
+        other = any(abs(arrays[band][i] - arrays[band][k]) > 0.01 for band in ("k_mag", "b_mag"))
+        if near and not drop[i] and (names[i] == names[k] or not other):
+            drop[k] = True
+    return drop
+
+
 def clean(row: dict[str, float | None], *, from_redshift: bool = False) -> str | None:
     """Why a row cannot be used, or None; fills in the distance error and drops impossible magnitudes."""
     ra, dec, dist = row.get("ra_deg"), row.get("dec_deg"), row.get("dist_mpc")
@@ -232,10 +275,12 @@ def clean(row: dict[str, float | None], *, from_redshift: bool = False) -> str |
         return "no position"
     if dist is None:
         return "no distance"
-    if not 0 < dist < 20_000:
+    if not 0 < dist < LARGEST_MPC:
         return "impossible distance"
     row["ra_deg"] = ra % 360.0
     error = row.get("dist_err_mpc")
+    if error is not None and error >= LARGEST_MPC:
+        return "impossible distance error"
     if error is None or error <= 0:
         row["dist_err_mpc"] = PECULIAR_MPC
     elif from_redshift:
@@ -273,7 +318,8 @@ def read_csv(path: Path) -> Catalog:
             f"cannot be read ({error.strerror})", where=str(path), remedy="Name a catalogue: a CSV file or a built folder"
         ) from error
     except UnicodeDecodeError as error:
-        raise BadInput("is not UTF-8 text", where=str(path), remedy="Give a CSV file or a built folder") from error
+        remedy = "Give a CSV file (unpacked, in UTF-8) or a built folder"
+        raise BadInput(f"is not UTF-8 text (byte {error.start})", where=str(path), remedy=remedy) from error
     region: Region | None = None
     source = path.name
     lines = text.splitlines()
@@ -284,24 +330,45 @@ def read_csv(path: Path) -> Catalog:
         n_comments += 1
         key, _, value = line[1:].partition(":")
         if key.strip() == "region":
-            numbers = [_number(part, f"{path}: line {n_comments}: region") for part in value.split()]
-            if len(numbers) != 3 or None in numbers:
-                raise BadInput(
-                    f"{value.strip()!r} is no region",
-                    where=f"{path}: line {n_comments}",
-                    remedy="Write # region: RA DEC RADIUS, in degrees",
-                )
-            region = Region(*(number or 0.0 for number in numbers))
+            region = _region(value.split(), f"{path}: line {n_comments}")
         elif key.strip() == "source":
             source = value.strip()
-    reader = csv.DictReader(io.StringIO("\n".join(lines[n_comments:])))
-    missing = {"name", "ra_deg", "dec_deg", "dist_mpc"} - set(reader.fieldnames or ())
+    reader = csv.DictReader(io.StringIO("\n".join(lines[n_comments:])), strict=True)
+    counts: Counter[str] = Counter()
+    try:
+        reader.fieldnames = _heads(reader.fieldnames or (), path)
+        catalog = from_rows(_csv_rows(reader, path, n_comments, counts), source=source, region=region, counts=counts, without_doubles=True)
+    except csv.Error as error:
+        where = f"{path}: line {reader.line_num + n_comments + 1}"  # it counts the last whole one
+        raise BadInput(f"is no line of a CSV ({error})", where=where, remedy="Is a quotation mark missing there?") from error
+    if not len(catalog):
+        told = "; ".join(f"{n:,} {what}" for what, n in sorted(counts.items()) if what != "kept") or "it has no rows"
+        raise BadInput(f"holds no galaxy that can be used ({told})", where=str(path), remedy=f"Give {', '.join(NEEDED)} in its rows")
+    return catalog
+
+
+def _heads(found: Iterable[str], path: Path) -> list[str]:
+    """The names of the columns, in small letters and without the spaces around them."""
+    heads = [name.strip().lower() for name in found]
+    missing = [name for name in NEEDED if name not in heads]
     if missing:
         raise BadInput(
-            f"has no column {', '.join(sorted(missing))}", where=str(path), remedy=f"The first line must name: name, {', '.join(COLUMNS)}"
+            f"has no column {', '.join(missing)} (it has {shown(', '.join(heads) or 'none', 120)})",
+            where=f"{path}: first line",
+            remedy=f"It must name {', '.join(NEEDED)}, and may name {', '.join(name for name in COLUMNS if name not in NEEDED)}",
         )
-    counts: Counter[str] = Counter()
-    return from_rows(_csv_rows(reader, path, n_comments, counts), source=source, region=region, counts=counts)
+    twice = next((name for name in ("name", *COLUMNS) if heads.count(name) > 1), None)
+    if twice is not None:
+        raise BadInput(f"names {twice} twice", where=f"{path}: first line", remedy="Which one counts is unclear: rename one")
+    return heads
+
+
+def _region(values: list[str], where: str) -> Region:
+    numbers = [_number(part, f"{where}: region") for part in values]
+    ra, dec, radius = numbers if len(numbers) == 3 else (None, None, None)
+    if ra is None or dec is None or radius is None or not (abs(dec) <= 90 and 0 < radius <= 180):
+        raise BadInput(f"{shown(' '.join(values))!r} is no region", where=where, remedy="Write # region: RA DEC RADIUS, in degrees")
+    return Region(ra, dec, radius)
 
 
 def _csv_rows(reader: csv.DictReader[str], path: Path, n_comments: int, counts: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -312,7 +379,7 @@ def _csv_rows(reader: csv.DictReader[str], path: Path, n_comments: int, counts: 
         if why is not None:
             counts[f"dropped: {why}"] += 1
             continue
-        row["name"] = (record.get("name") or "").strip()[:64] or f"J{row['ra_deg']:.4f}{row['dec_deg']:+.4f}"
+        row["name"] = shown((record.get("name") or "").strip(), 64) or f"J{row['ra_deg']:.4f}{row['dec_deg']:+.4f}"
         yield row
 
 
@@ -419,6 +486,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BadInput("is not JSON", where=str(path), remedy="Build the catalogue again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != 1:
         raise BadInput("is of another format", where=str(path), remedy="Build the catalogue again")
+    kinds: dict[str, Any] = {"source": str, "counts": dict, "files": dict, "region": list | None}
+    for key, kind in kinds.items():
+        if key not in manifest or not isinstance(manifest[key], kind):
+            raise BadInput("is missing or of another kind", where=f"{path}: {key}", remedy="Build the catalogue again")
+    if not all(isinstance(one, dict) for one in manifest["files"].values()):
+        raise BadInput("does not describe files", where=f"{path}: files", remedy="Build the catalogue again")
     return manifest
 
 
@@ -428,14 +501,20 @@ def open_catalog(path: str | Path, *, verify: bool = False) -> Catalog:
     if not place.is_dir():
         return read_csv(place)
     manifest = read_manifest(place)
+    files = manifest["files"]
     columns: dict[str, Any] = {}
     for name in _STORED:
         file = place / f"{name}.npy"
-        said = manifest.get("files", {}).get(file.name, {})
+        said = files.get(file.name, {})
         if not file.is_file() or file.stat().st_size != said.get("size_bytes"):
             raise BadInput("is missing or of another size than the manifest says", where=str(file), remedy="Build the catalogue again")
         if verify and hashlib.sha256(file.read_bytes()).hexdigest() != said.get("sha256"):
             raise BadInput("has other contents than the manifest says", where=str(file), remedy="Build the catalogue again")
-        columns[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-    region = Region(*manifest["region"]) if manifest.get("region") else None
+        try:
+            columns[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise BadInput("is no column of numbers or names", where=str(file), remedy="Build the catalogue again") from error
+        if columns[name].shape != columns["cell"].shape:
+            raise BadInput("has another length than the other columns", where=str(file), remedy="Build the catalogue again")
+    region = None if manifest["region"] is None else _region([str(one) for one in manifest["region"]], f"{place / 'manifest.json'}: region")
     return Catalog(source=manifest["source"], region=region, counts=manifest["counts"], **columns)

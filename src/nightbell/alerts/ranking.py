@@ -12,6 +12,7 @@ catalogue at all, P_g = C w_g S_g / sum(w S), the sum running over every galaxy,
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ IGNORED_PROBABILITY = 1e-6
 BEYOND_BELOW = 0.1
 """Below this completeness (or beyond BEYOND_MPC) galaxies say little: point at tiles instead."""
 BEYOND_MPC = 500.0
+_MEASURE = {"K": "a K magnitude", "B": "a B magnitude", "mass": "a mass", "none": "number alone"}
 RANGE_2D_MPC = (0.0, 200.0)
 """Without distances in the map, galaxies of this range count, and all alike."""
 
@@ -63,6 +65,8 @@ class Ranking:
     """Galaxies with a score above 0; p_host and not_in_catalog of all of them sum to 1."""
     completeness: dict[str, float | None]
     """c at the 5, 50 and 95 % distances."""
+    weight: Weight
+    """That was used: not the one asked for when no galaxy has that."""
     warnings: tuple[str, ...] = ()
 
 
@@ -71,6 +75,12 @@ def rank_galaxies(
 ) -> Ranking:
     """The `top` most probable hosts, best first; ties are broken by name."""
     warnings: list[str] = []
+    dropped = sum(n for what, n in catalog.counts.items() if what.startswith("dropped"))
+    if dropped:
+        warnings.append(f"{dropped:,} rows of the catalogue are not used: " + _reasons(catalog.counts))
+    if catalog.usable(weight) != weight:
+        warnings.append(f"no galaxy of the catalogue has {_MEASURE[weight]}: weighted by {_MEASURE[catalog.usable(weight)]} instead")
+        weight = catalog.usable(weight)
     index, row = _candidates(sky, catalog)
     score = _score_3d(sky, catalog, index, row) if sky.has_distance else _score_2d(sky, catalog, index, row, range_2d_mpc)
     light = catalog.weights(weight)[index]
@@ -110,7 +120,12 @@ def rank_galaxies(
         for i, g in enumerate(at)
     )
     far = d50_mpc is not None and d50_mpc > BEYOND_MPC
-    return Ranking(galaxies, 1.0 - held, held < BEYOND_BELOW or far, int((product > 0).sum()), at_distances, tuple(warnings))
+    return Ranking(galaxies, 1.0 - held, held < BEYOND_BELOW or far, int((product > 0).sum()), at_distances, weight, tuple(warnings))
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    told = sorted(((n, what.removeprefix("dropped: ")) for what, n in counts.items() if what.startswith("dropped")), reverse=True)
+    return ", ".join(f"{what} {n:,}" for n, what in told)
 
 
 def probability_in_catalog(
