@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = sorted(path.parent for path in (ROOT / "src" / "nightbell").rglob("__init__.py"))
+PACKAGES = sorted(path.parent for house in ("src/nightbell", "benchmarks") for path in (ROOT / house).rglob("__init__.py"))
 LOCKS = ("requirements.lock", "requirements-test.lock")
 ROOMS = ("brokers", "brokers/alert-site", "brokers/observatory", "conf", "docs/decisions", "tests", "tests/golden", "tools")
 
