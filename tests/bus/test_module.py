@@ -162,9 +162,11 @@ def test_an_event_whose_payload_is_wrong_is_kept_aside_with_the_field_named(site
 def test_an_event_that_is_no_event_is_refused_at_the_sender(script: Connection) -> None:
     with pytest.raises(BadInput, match="severity"):
         script.publish(AlarmRaised(alarm_id="1", key="k", severity="loud", text="t"), "test")  # type: ignore[arg-type]
-    unknown = wire.Envelope(specversion="1.0", id="x", source=f"{script.name}@test", type="Not A Type", subject="")
-    with pytest.raises(BadInput, match="no event type"):
-        script.publish_envelope(unknown)
+    for kind, words in (("Not A Type", "no event type"), ("alarm.rased", "no event known here. Did you mean alarm.raised")):
+        unknown = wire.Envelope(specversion="1.0", id="x", source=f"{script.name}@test", type=kind, subject="")
+        with pytest.raises(BadInput, match=words):
+            script.publish_envelope(unknown)
+    assert script.publish(alarm("next"), "test") > 0
 
 
 def test_presence_is_an_event_and_a_clean_end_says_so(site: Installation, script: Connection) -> None:

@@ -277,8 +277,16 @@ def test_an_event_that_is_not_well_formed_is_refused_with_its_place(bench: Bench
     assert (answer.code, answer.index) == (code, index)
 
 
-def test_an_unknown_type_is_taken_when_it_is_well_formed(bench: Bench) -> None:
-    assert publish(bench, b"t", "telescope", 1, kind="something.new") == [wire.Ok(n=1, seq=1, epoch=1)]
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("frame.stored", "Did you mean frames.stored?"), ("something.new", "docs/reference/events.md")]
+)
+def test_an_event_of_an_unknown_type_is_refused_by_name_and_the_next_one_is_taken(bench: Bench, kind: str, remedy: str) -> None:
+    (no,) = publish(bench, b"t", "telescope", 1, kind=kind)
+    assert isinstance(no, wire.No)
+    assert (no.code, no.index) == ("schema", 0)
+    assert kind in no.text
+    assert remedy in no.remedy
+    assert publish(bench, b"t", "telescope", 1) == [wire.Ok(n=1, seq=1, epoch=1)]
 
 
 def test_a_relay_keeps_the_sources_of_what_it_carries(bench: Bench) -> None:

@@ -12,6 +12,7 @@ restart arrives at the same state. Instants are seconds of a monotonic clock; th
 
 from __future__ import annotations
 
+import difflib
 import random
 import re
 from collections import OrderedDict
@@ -24,6 +25,7 @@ import msgspec
 from nightbell.bus import wire
 from nightbell.bus.journal import CURSORS, DEAD, EPOCH, EVENTS, LEASE, Record, next_epoch_seq
 from nightbell.contracts.errors import BadInput
+from nightbell.contracts.events import EVENTS as EVENT_TYPES
 from nightbell.contracts.events import AlarmRaised, Event, ModuleLost, ModuleUp
 from nightbell.contracts.ids import uuid7
 from nightbell.contracts.instants import format_utc, parse_utc
@@ -634,6 +636,7 @@ class Router:
                     f"{len(envelopes)} events of {len(body)} bytes, announced {head.count}", where="body", remedy=_BATCH, code="batch"
                 )
             found = wire.summaries(envelopes)
+            _check_types(found)
             self._check_sources(session, found)
         except wire.WireError as error:
             no(error.word, error.what, error.remedy, index=int(error.where) if error.where.isdigit() else None)
@@ -1074,6 +1077,15 @@ def _is_number(value: Any) -> bool:
 
 def _window(wished: int) -> int:
     return min(max(1, wished), LARGEST_WINDOW_EVENTS)
+
+
+def _check_types(found: Sequence[wire.Summary]) -> None:
+    """Raises `WireError`: an event that nobody can read would be stored, heard by no module, and missed by nobody."""
+    for i, one in enumerate(found):
+        if one.type not in EVENT_TYPES:
+            near = difflib.get_close_matches(one.type, EVENT_TYPES, n=1)
+            remedy = f"Did you mean {near[0]}?" if near else "See docs/reference/events.md, or bring this broker up to date"
+            raise wire.WireError(f"{one.type!r} is no event known here", where=str(i), remedy=remedy, code="schema")
 
 
 def _check_patterns(patterns: Sequence[str]) -> None:

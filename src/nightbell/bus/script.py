@@ -182,7 +182,7 @@ class Connection:
         return self.publish_envelope(envelope)
 
     def publish_envelope(self, envelope: wire.Envelope) -> int:
-        """Send an envelope as it is, of a type and version that need not be known here; returns its seq."""
+        """Send an envelope as it is, of a version that need not be known here; returns its seq. Raises as `publish` does."""
         self._session()
         head = wire.Publish(fence=self._fence, n0=self._n + 1, count=1, prevn=self._n, previd=self._last_id)
         ok, _ = self.request(head, wire.Ok, body=wire.encode_batch([wire.encode_envelope(envelope)]))
