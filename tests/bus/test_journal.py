@@ -158,6 +158,23 @@ def test_reading_keeps_to_patterns_limits_and_reader(tmp_path: Path, opened: Cal
     assert journal.event(99) is None
 
 
+def test_reading_looks_at_so_much_at_a_time_that_nobody_else_waits_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nightbell.bus.journal.MOST_LOOKED_AT", 4)
+    monkeypatch.setattr("nightbell.bus.journal.MOST_INDEXED_BYTES", 500)
+    filled(tmp_path / "journal", 12, segment_bytes=900).close()
+    journal = Journal(tmp_path / "journal")
+    at, n_readings = 0, 0
+    while at < journal.head:
+        before = at
+        found, at = journal.read(before, ("alert.*",), max_events=10, max_bytes=1 << 20)
+        n_readings += 1
+        assert found == []
+        assert at > before
+    assert n_readings >= 3
+    assert journal.seq_at(11) == 11
+    journal.close()
+
+
 def test_retention_deletes_whole_sealed_segments_and_a_start_knows_that_they_were_deleted(tmp_path: Path) -> None:
     journal = filled(tmp_path / "journal", 12, segment_bytes=900)
     n_segments = len(list((tmp_path / "journal").glob("*.seg")))

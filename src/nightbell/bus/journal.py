@@ -71,6 +71,9 @@ LARGEST_RECORD = 256 << 20
 # A batch is at most 2 MiB: so far reading looks for the next record when the length of one is damaged.
 _LONGEST_SEARCH = 4 << 20
 _MOST_OPEN_FILES = 64
+MOST_LOOKED_AT = 20_000
+MOST_INDEXED_BYTES = 32 << 20
+"""In one reading: 70 ms for records that nobody wants; a segment that is read for the first time takes longer, so one at a time."""
 _NO_HASH = b"\0" * 32
 _HIGH_WATER = struct.Struct("<QQI")
 # A record as it looks from outside: frame 8, kind, first 8, count 4, n0 8, head length 4, and a head that is a JSON object.
@@ -253,6 +256,7 @@ class Journal:
         self.lost: list[tuple[int, int]] = []
         """Ranges of seq in sealed segments that turned out to be damaged: what outboxes can bring back."""
         self._segments: list[_Segment] = []
+        self._indexed_bytes = 0
         self._handle = -1
         self._size = 0
         self._crc = 0
@@ -610,11 +614,13 @@ class Journal:
         """Events behind `after` whose type fits: ([(seq, type, envelope)], how far it looked).
 
         `reader` is the subscription: records meant for one subscription alone are for it only. Damaged records are named in
-        `damages` and passed over.
+        `damages` and passed over. It looks at so much at a time that nobody else waits long, and may so find nothing yet.
         """
         found: list[tuple[int, str, bytes]] = []
-        size, looked = 0, after
-        for segment, entry in self._entries_after(after):
+        size, looked, indexed_bytes = 0, after, self._indexed_bytes
+        for n_looked, (segment, entry) in enumerate(self._entries_after(after)):
+            if looked > after and (n_looked >= MOST_LOOKED_AT or self._indexed_bytes - indexed_bytes > MOST_INDEXED_BYTES):
+                return found, looked
             wanted = any(matches(pattern, kind) for kind in entry.types for pattern in patterns)
             if wanted and (entry.only is None or entry.only == reader):
                 record = self._load(segment, entry)
@@ -658,9 +664,13 @@ class Journal:
 
     def seq_at(self, at_ns: int) -> int:
         """Seq of the first event that came to this broker at or after `at_ns` (its wall clock), else head + 1."""
-        for _, entry in self._entries_after(0):
-            if entry.at_ns >= at_ns:
-                return entry.first
+        for segment in self._segments:
+            if segment.sealed_hash and segment.last_at_ns < at_ns:
+                continue
+            self._index(segment)
+            for entry in segment.entries:
+                if entry.at_ns >= at_ns:
+                    return entry.first
         return self.head + 1
 
     def _entries_after(self, after: int) -> Iterator[tuple[_Segment, _Entry]]:
@@ -678,6 +688,7 @@ class Journal:
             return []
         segment.indexed = True
         data = segment.path.read_bytes()
+        self._indexed_bytes += len(data)
         found, holes = _scan(data, header_is_whole=_read_header(data[:HEADER_BYTES]) is not None)
         for one in found:
             if one.record.kind == EVENTS:
