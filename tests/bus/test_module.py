@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -286,3 +289,33 @@ def test_a_database_that_cannot_be_read_for_a_moment_does_not_make_the_module_de
         script.publish(alarm(1), "test")
         wait_until(lambda: counter.state().heard == ["1"], "the alarm, at the second try")
         assert not fails
+
+
+KILLED_AT = [
+    ("before", "nightbell.bus.outbox", "Outbox.append", 3),
+    ("before", "nightbell.bus.turn", "Store.commit", 5),
+    ("after", "nightbell.bus.turn", "Store.commit", 5),
+    ("before", "nightbell.bus.client", "Client.acknowledge", 4),
+    ("before", "nightbell.bus.turn", "Store.confirm", 2),
+    ("after", "nightbell.bus.client", "Client._send", 6),
+]
+"""Within a transaction; before and after its end; handled but not confirmed; taken by the broker but not noted; in a conversation."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
+def test_a_module_killed_between_any_two_steps_of_a_turn_has_each_effect_once(site: Installation, script: Connection) -> None:
+    n = 0
+    for when, module, name, count in KILLED_AT:
+        for _ in range(8):
+            script.publish(alarm(n := n + 1), "test")
+        command = [sys.executable, "-m", "tests.bus.killed_at", "counter", str(site.folder), when, module, name, str(count)]
+        died = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False)
+        assert died.returncode == -signal.SIGKILL, f"{when} {name}: {died.stderr[-2000:]}"
+    wanted = [str(i) for i in range(1, n + 1)]
+    with living(Counter(site)) as counter:
+        wait_until(lambda: len(counter.state().heard) >= n, "all alarms counted")
+        assert counter.state().heard == wanted
+        assert counter.seen() == wanted
+        wait_until(lambda: len(told(script, "alarm.acknowledged")) >= n, "all answers in the journal")
+    assert told(script, "alarm.acknowledged") == wanted
+    assert script.dead_letters() == []
