@@ -6,6 +6,7 @@
     closing.py     order, watch, order again, second path: (shutter, now) -> what to do next           pure
     kernel.py      the 4 Hz loop, one thread per source, own connections to dome and weather
     alarms.py      spooled on disk, then sent on every channel until somebody takes it
+    last_resort.py the process cannot start: the dome is closed, and then it is said why
     settings.py    limits and clear times
     module.py      tells the bus and answers commands; decides nothing
 

@@ -13,12 +13,13 @@ import msgspec
 
 from nightbell.bus.module import Module, Progress, Turn, answers, on, run_module
 from nightbell.contracts.commands import AcknowledgeAlarm, CloseDome, RenewLease, RequestGo, TestAlarm
-from nightbell.contracts.errors import BadInput, Failed
+from nightbell.contracts.errors import BadInput, Failed, Refused
 from nightbell.contracts.events import AlarmAcknowledged, AlarmRaised, Event, SafetyChanged, WeatherChanged
 from nightbell.contracts.instants import format_utc
 from nightbell.contracts.states import Severity
 from nightbell.safety.alarms import Alarm, AlarmDesk, channels_of
 from nightbell.safety.kernel import Kernel, Told
+from nightbell.safety.last_resort import close_anyway
 from nightbell.safety.settings import SafetySettings, check_world
 from nightbell.settings import Installation
 
@@ -158,5 +159,11 @@ class Safety(Module[SafetyState]):
 
 
 def run(installation: Installation, name: str) -> int:
-    """The process: `nightbell run safety`."""
-    return run_module(Safety, installation, name=name)
+    """The process: `nightbell run safety`. When it cannot start or go on, the dome is closed before the cause is told."""
+    try:
+        return run_module(Safety, installation, name=name)
+    except Refused:  # another one runs already, and watches
+        raise
+    except Exception as error:
+        close_anyway(installation.module_settings(name, SafetySettings), why=str(error))
+        raise
