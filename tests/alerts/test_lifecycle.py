@@ -117,6 +117,22 @@ def test_the_same_notice_by_another_transport_is_one_notice_whatever_its_time_sa
     assert live(by_kafka, by_voevent)[2][1] is What.DUPLICATE
 
 
+@pytest.mark.parametrize("before", [(), (seen("preliminary", 20, digest="map-0"),)])
+def test_the_map_that_another_transport_brings_later_is_ranked_whatever_its_time_says(before: tuple[Seen, ...]) -> None:
+    by_voevent = seen("initial", 118, digest=None, facts="same", follow=False)  # names a map at some URL
+    by_kafka = seen("initial", 100, digest="map-1", facts="same")
+    known, actions, whats = live(*before, by_voevent, by_kafka, by_kafka, by_voevent)
+    assert whats[-3:] == [What.FOLLOW_NEW_MAP, What.DUPLICATE, What.DUPLICATE]
+    assert Action.RANK in actions[-3]
+    assert (known.state, known.map_digest) == (AlertState.ACTIVE, "map-1")
+
+
+def test_a_map_for_what_has_been_overtaken_stays_late() -> None:
+    mapless = seen("preliminary", 118, digest=None, facts="same", follow=False)
+    whats = live(mapless, seen("initial", 400, digest="map-2"), seen("preliminary", 100, facts="same"))[2]
+    assert whats[-1] is What.LATE
+
+
 def test_a_notice_without_map_withdraws_nothing() -> None:
     known, _, whats = live(seen(), seen("update", 200, digest=None, follow=False))
     assert whats[1] is What.MAPLESS

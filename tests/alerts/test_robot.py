@@ -56,6 +56,20 @@ def test_the_map_that_is_stored_is_the_one_that_was_used(tmp_path: Path) -> None
     assert any("combined_skymap" in reason for reason in received.reasons)
 
 
+def test_a_real_notice_by_two_transports_in_either_order_is_followed_once(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "alerts"
+    notices = [folder / "voevents" / "S230518h-2-Initial.xml", folder / "o4" / "S230518h-Initial_alert.json"]
+    for paths in (notices, notices[::-1]):
+        one, known, lists = robot(tmp_path), None, 0
+        for path in [*paths, *paths]:
+            raw = path.read_bytes()
+            stored = Entry(1, hashlib.sha256(raw).hexdigest(), {}, raw)
+            outcome = one.decide(one.read(stored, now_ns=NOW_NS), known, now_ns=NOW_NS)
+            known, lists = outcome.known, lists + len(said(outcome, TargetsReady))
+        assert known is not None
+        assert (known.state, lists, known.n_duplicates) == (AlertState.ACTIVE, 1, 2 if paths == notices else 3)
+
+
 def test_targets_are_said_although_the_map_cannot_be_stored(tmp_path: Path) -> None:
     blocked = tmp_path / "maps"
     blocked.write_text("a file where the folder should be")

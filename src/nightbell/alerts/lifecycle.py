@@ -88,6 +88,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     targets_revision: int = 0
     acted_key: tuple[int, int, int] | None = None
     acted_kind: str = ""
+    acted_facts: str = ""
     map_digest: str | None = None
     seen: tuple[tuple[str, str | None], ...] = ()
     """(facts, map digest) of notices, oldest first."""
@@ -165,13 +166,16 @@ def classify(known: Known, seen: Seen) -> What:
     """What this notice is to what is known."""
     if seen.confirmed and seen.map_digest is not None:
         return What.CONFIRMED
-    late = known.acted_key is not None and seen.key < known.acted_key
+    # What was acted on came without its map, and here it is, by another transport: the missing half, whatever its time says.
+    completes = seen.map_digest is not None and seen.facts == known.acted_facts and (seen.facts, None) in known.seen
+    late = known.acted_key is not None and seen.key < known.acted_key and not completes
     # After a retraction a newer notice is news, also when it repeats what was said before; and a second retraction is, once a
     # human has brought the event back.
     repeats = known.state is R if seen.kind == "retraction" else late or known.state is not R
-    # The same notice by another transport has another time, and names its map instead of carrying it.
+    # The same notice by another transport has another time, and names its map instead of carrying it. One that brings the map
+    # which the first did not have is no duplicate: nothing has been ranked yet.
     for facts, digest in known.seen:
-        if repeats and facts == seen.facts and (digest == seen.map_digest or None in (digest, seen.map_digest)):
+        if repeats and facts == seen.facts and seen.map_digest in (digest, None):
             return What.DUPLICATE
     if seen.kind not in _KIND_RANK:
         return What.UNKNOWN_KIND
@@ -201,6 +205,7 @@ def step(known: Known, seen: Seen, *, now_ns: int) -> tuple[Known, tuple[Action,
         targets_revision=known.targets_revision + (1 if {Action.RANK, Action.WITHDRAW} & set(row.actions) else 0),
         acted_key=max(seen.key, known.acted_key or seen.key) if acted else known.acted_key,
         acted_kind=seen.kind if acted else known.acted_kind,
+        acted_facts=seen.facts if acted else known.acted_facts,
         map_digest=seen.map_digest if acted and seen.map_digest is not None and row.to is not R else known.map_digest,
         seen=(*known.seen, (seen.facts, seen.map_digest))[-REMEMBERED:],
         since_ns=now_ns if row.to is not known.state or not known.since_ns else known.since_ns,
