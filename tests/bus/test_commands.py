@@ -204,6 +204,18 @@ def test_a_command_that_was_running_when_the_process_died_is_interrupted_not_rep
     assert bench.done == []
 
 
+def test_a_module_that_died_in_a_command_is_asked_again_where_it_answers_now(bench: Bench) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    with context.socket(zmq.ROUTER) as dead:  # takes the call and never answers
+        dead.setsockopt(zmq.LINGER, 0)
+        dead.bind("tcp://127.0.0.1:*")
+        before = dead.getsockopt_string(zmq.LAST_ENDPOINT)
+        assert ask_at(before, "fire", b"{}", module="bench", timeout_s=PATIENCE_S, look_again=lambda: bench.server.endpoint) == {"n": 1}
+        _, *frames = dead.recv_multipart()
+    assert isinstance(wire.decode(frames, wire.TO_CALLEE)[0], wire.Call)
+    assert len(bench.done) == 1
+
+
 def test_a_command_that_is_too_old_is_not_begun(bench: Bench) -> None:
     thread, _ = in_thread(lambda: bench.ask("turn", b'{"wait": true}', timeout_s=30))
     wait_until(lambda: bench.server.running == "turn", "the first command at work")

@@ -22,7 +22,7 @@ LONGEST_S = 300.0
 
 
 class Killer(threading.Thread):
-    """Kills each name once, at its moment."""
+    """Kills each name once, at its moment, or as soon after it as the process runs."""
 
     def __init__(self, night: DemoNight, moments: list[tuple[float, str]]) -> None:
         super().__init__(daemon=True)
@@ -35,6 +35,9 @@ class Killer(threading.Thread):
         for at_s, name in self.moments:
             if self.over.wait(max(0.0, at_s - (time.monotonic() - began_s))):
                 return
+            while self.night.supervisor.children[name].pid is None:
+                if self.over.wait(0.05):
+                    return
             self.night.supervisor.kill(name)
             self.killed.append((at_s, name))
 

@@ -427,58 +427,55 @@ def ask_at(
     correlationid: str | None = None,
     identity: str | None = None,
     curve: CurveOptions | None = None,
+    look_again: Callable[[], str | None] = lambda: None,
 ) -> dict[str, Any]:
     """Send a command and wait for its result.
 
-    Repeats with the same id while nothing is heard. Raises `Refused` (also busy), `BadInput`, `Failed`, or `Missing` when nobody
-    answers within `timeout_s`. With `wait` False it returns as soon as the command is accepted.
+    Repeats with the same id while nothing is heard, and then asks `look_again` whether the module answers elsewhere by now: one that
+    was started again does. Raises `Refused` (also busy), `BadInput`, `Failed`, or `Missing` when nobody answers within `timeout_s`.
+    With `wait` False it returns as soon as the command is accepted.
     """
     made_at = time.monotonic()
     until = made_at + timeout_s
-    call_id = identity or str(uuid.uuid4())
+    wish = _Wish(identity or str(uuid.uuid4()), module, verb, wait, progress or (lambda _fraction, _text: None))
+
+    def call(now: float) -> wire.Call:
+        return wire.Call(
+            id=wish.identity,
+            command=verb,
+            args=msgspec.Raw(args),
+            expires_ms=max(1, round(1000 * timeout_s)),
+            age_ms=round(1000 * (now - made_at)),
+            caller=caller,
+            correlationid=correlationid,
+        )
+
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-    with context.socket(zmq.DEALER) as sock, Handshake(sock, who=module) as handshake:
-        set_client_options(sock)
-        # Commands may be sent before the connection stands; they carry their age and expire.
-        sock.setsockopt(zmq.IMMEDIATE, 0)
-        if curve is not None:
-            curve(sock)
-        sock.connect(endpoint)
-        heard_at = 0.0
-        accepted = False
-        while (now := time.monotonic()) < until:
-            if now - heard_at > REPEAT_S:
-                head: wire.Head = wire.Call(
-                    id=call_id,
-                    command=verb,
-                    args=msgspec.Raw(args),
-                    expires_ms=max(1, round(1000 * timeout_s)),
-                    age_ms=round(1000 * (now - made_at)),
-                    caller=caller,
-                    correlationid=correlationid,
-                )
-                sock.send_multipart(wire.encode(head))
-                heard_at = now
-            if not sock.poll(max(1, min(POLL_MS, round(1000 * (until - now))))):
-                handshake.check()
-                continue
-            try:
-                answer, _ = wire.decode(sock.recv_multipart(), wire.TO_CALLER)
-            except wire.WireError as error:
-                raise Failed(f"{module} does not speak our protocol: {error}", where=endpoint, remedy="Check what listens there") from error
-            if getattr(answer, "id", call_id) not in (call_id, ""):
-                continue
-            heard_at = time.monotonic()
-            if isinstance(answer, wire.Accepted):
-                accepted = True
-                if not wait:
-                    return {"accepted": True, "id": call_id}
-            elif isinstance(answer, wire.ProgressReport):
-                if progress is not None:
-                    progress(answer.fraction, answer.text)
-            else:
-                return _ended(answer, module, verb)
-    if accepted:
+    while time.monotonic() < until:
+        with context.socket(zmq.DEALER) as sock, Handshake(sock, who=module) as handshake:
+            set_client_options(sock)
+            # Commands may be sent before the connection stands; they carry their age and expire.
+            sock.setsockopt(zmq.IMMEDIATE, 0)
+            if curve is not None:
+                curve(sock)
+            sock.connect(endpoint)
+            said_at: float | None = None
+            while (now := time.monotonic()) < until:
+                if said_at is None or now - said_at > REPEAT_S:
+                    moved_to = look_again() if said_at is not None else None
+                    if moved_to not in (None, endpoint):
+                        endpoint = str(moved_to)
+                        break
+                    sock.send_multipart(wire.encode(call(now)))
+                    said_at = now
+                if not sock.poll(max(1, min(POLL_MS, round(1000 * (until - now))))):
+                    handshake.check()
+                    continue
+                result = wish.take(sock.recv_multipart(), endpoint)
+                said_at = time.monotonic()
+                if result is not None:
+                    return result
+    if wish.accepted:
         raise Failed(
             f"{module} accepted {verb} but has not answered within {timeout_s:g} s",
             where=endpoint,
@@ -487,6 +484,36 @@ def ask_at(
     raise Missing(
         f"{module} does not answer within {timeout_s:g} s", where=endpoint, remedy=f"Is it running? Start it: nightbell run {module}"
     )
+
+
+@dataclass(slots=True)
+class _Wish:
+    """One command as its caller sees it."""
+
+    identity: str
+    module: str
+    verb: str
+    wait: bool
+    progress: Callable[[float | None, str], None]
+    accepted: bool = False
+
+    def take(self, frames: list[bytes], endpoint: str) -> dict[str, Any] | None:
+        """One answer; the result when it was the last. Raises for every other end."""
+        try:
+            answer, _ = wire.decode(frames, wire.TO_CALLER)
+        except wire.WireError as error:
+            raise Failed(
+                f"{self.module} does not speak our protocol: {error}", where=endpoint, remedy="Check what listens there"
+            ) from error
+        if getattr(answer, "id", self.identity) not in (self.identity, ""):
+            return None
+        if isinstance(answer, wire.Accepted):
+            self.accepted = True
+            return None if self.wait else {"accepted": True, "id": self.identity}
+        if isinstance(answer, wire.ProgressReport):
+            self.progress(answer.fraction, answer.text)
+            return None
+        return _ended(answer, self.module, self.verb)
 
 
 def _ended(answer: wire.Head, module: str, verb: str) -> dict[str, Any]:

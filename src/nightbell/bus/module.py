@@ -212,6 +212,7 @@ class Module(Generic[S]):
             progress=progress,
             caller=f"{self.module_name}@{self.site.name}",
             curve=_client_curve(self.installation, self.module_name, module),
+            look_again=lambda: self._bus_where_is(module, LOOKUP_S),
         )
 
     # -- within ---------------------------------------------------------------------------------------------------------

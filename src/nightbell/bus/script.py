@@ -30,7 +30,7 @@ from nightbell.bus.client import set_client_options
 from nightbell.bus.commands import ask_at, read_endpoint
 from nightbell.bus.handshake import Handshake
 from nightbell.contracts.commands import commands_of
-from nightbell.contracts.errors import BadInput, Failed, Missing, Refused, shell_word
+from nightbell.contracts.errors import BadInput, Failed, Missing, NightbellError, Refused, shell_word
 from nightbell.contracts.events import EVENTS, Event
 from nightbell.contracts.ids import uuid7
 from nightbell.contracts.instants import format_utc, parse_utc
@@ -138,7 +138,18 @@ class Connection:
             progress=on_progress,
             caller=f"{_user()} ({self.name})",
             curve=self._curve(module),
+            look_again=lambda: self._look_again(module),
         )
+
+    def _look_again(self, module: str) -> str | None:
+        """Where a module answers that is silent where it was; None when nobody knows."""
+        told = read_endpoint(self.installation.home, module)
+        if told is not None:
+            return told
+        try:
+            return self._look_up(module)
+        except NightbellError:
+            return None
 
     def _look_up(self, module: str) -> str:
         broker = self.installation.broker_of(module)

@@ -29,7 +29,7 @@ from nightbell.cli.installation_copy import copy_installation, shipped
 from nightbell.cli.story import Lost, Process, Story, Told, WorldTimes
 from nightbell.cli.supervisor import Supervisor
 from nightbell.cli.up import stop_order, waves
-from nightbell.contracts.errors import Failed, NightbellError, Refused
+from nightbell.contracts.errors import Failed, Missing, NightbellError, Refused
 from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.contracts.states import NightState
 from nightbell.settings import Installation, load_installation
@@ -276,8 +276,13 @@ class DemoNight:
             return
         made = write_demo_alert(self.wishes.out / "alert")
         self.show.say(f"handing the notice of {made.superevent_id} to the alert robot")
-        self.submitted_ns = time.time_ns()
-        self._ask("alerts", "submit_notice", path=str(made.notice))
+        submitted_ns = time.time_ns()
+        try:
+            self._ask("alerts", "submit_notice", path=str(made.notice))
+        except (Failed, Missing) as error:  # it may have died meanwhile; the same notice again is known as the same
+            self.show.say(f"{error}; handing it in again")
+        else:
+            self.submitted_ns = submitted_ns
 
     def _say_what_is_waited_for(self, story: Story) -> None:
         """Once: dark already, but the first target has yet to rise; a silent half minute looks like a fault."""
@@ -312,6 +317,8 @@ class DemoNight:
             if (known := re.sub(r"[-\d.]+", "", str(error))) != self._refused:
                 self._refused = known
                 self.show.say(f"{module} {verb} is refused: {error}")
+        except (Failed, Missing) as error:
+            self.show.say(str(error))
 
     def _ask(self, module: str, verb: str, timeout_s: float = 20.0, **fields: Any) -> dict[str, Any]:
         connection = self._connections[self.installation.broker_of(module)]
@@ -326,7 +333,7 @@ class DemoNight:
                 self._ask("telescope", "close_night", reason="the demo's night is over")
             except NightbellError as error:
                 self.missing.append(f"close_night was not carried out: {error}")
-        if not self._wait(self._is_over, CLOSING_S / 2):
+        if not self._wait(self._is_over, self._left_s(CLOSING_S / 2)):
             self.missing.append("the night was not closed")
 
     def _is_over(self) -> bool:
@@ -342,8 +349,12 @@ class DemoNight:
                     return False
             return all(self._ask(name, "status", timeout_s=5.0)["outbox"] == 0 for name in self._modules)
 
-        if not self._wait(quiet, SETTLE_S):
+        if not self._wait(quiet, self._left_s(SETTLE_S)):
             self.missing.append("not every event was handled at the end")
+
+    def _left_s(self, at_least_s: float) -> float:
+        """What is left of the demo's time but for stopping: a slow machine may need it."""
+        return max(at_least_s, self.began_s + self.wishes.limit_s - CLOSING_S / 2 - time.monotonic())
 
     def _wait(self, condition: Callable[[], bool], limit_s: float) -> bool:
         until_s = time.monotonic() + limit_s
