@@ -68,3 +68,18 @@ def test_a_lock_pins_every_dependency_by_hash_within_the_bounds_of_pyproject(loc
         versions = [next(iter(pin.specifier)).version for pin in pins if canonicalize_name(pin.name) == canonicalize_name(one.name)]
         assert versions, f"{one.name} is not in {lock}"
         assert all(one.specifier.contains(version, prereleases=True) for version in versions), f"{one}: {versions}"
+
+
+def test_every_text_is_read_and_written_in_a_named_encoding() -> None:
+    """Windows' own is not UTF-8; names of galaxies, users and folders are."""
+    unnamed = []
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        source = path.read_text(encoding="utf-8")
+        suspect = "_text(" in source or "text=True" in source
+        for call in ast.walk(ast.parse(source)) if suspect else ():
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                told = {one.arg for one in call.keywords}
+                is_text = call.func.attr in {"read_text", "write_text"} or (call.func.attr in {"run", "Popen"} and "text" in told)
+                if is_text and "encoding" not in told:
+                    unnamed.append(f"{named(path)}:{call.lineno}")
+    assert unnamed == []

@@ -56,7 +56,7 @@ def run(what: str, command: list[str]) -> None:
     """One phase: a line before it, its output only when it fails."""
     say(what)
     began = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         sys.stderr.write(done.stdout[-4000:] + done.stderr[-8000:])
         give_up(f"'{what}' did not work (exit {done.returncode})", "The lines above say why; is the network there?")
@@ -92,10 +92,10 @@ def set_up(lock: Path) -> Path:
     python = venv_python(folder)
     stamp = folder / f"nightbell-{lock.stem}.stamp"
     want = stamp_of(lock)
-    if python.exists() and stamp.exists() and stamp.read_text() == want:
+    if python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == want:
         return python
     with only_one(folder):
-        if python.exists() and stamp.exists() and stamp.read_text() == want:
+        if python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == want:
             return python
         folder.parent.mkdir(parents=True, exist_ok=True)
         uv = shutil.which("uv")
@@ -109,7 +109,8 @@ def set_up(lock: Path) -> Path:
             if not usable:
                 if shutil.rmtree.avoids_symlink_attacks and folder.exists():
                     shutil.rmtree(folder)
-                made = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True, check=False)
+                command = [sys.executable, "-m", "venv", str(folder)]
+                made = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
                 if made.returncode:
                     sys.stderr.write(made.stdout + made.stderr)
                     give_up("this Python cannot make a virtual environment", "On Debian: apt-get install python3-venv")
@@ -120,9 +121,9 @@ def set_up(lock: Path) -> Path:
             # requirements-test.lock holds all of requirements.lock, not the other way round.
             if other != stamp and lock.name == "requirements.lock":
                 other.unlink()
-        stamp.write_text(want)
+        stamp.write_text(want, encoding="utf-8")
         if lock.name == "requirements-test.lock":
-            (folder / "nightbell-requirements.stamp").write_text(stamp_of(ROOT / "requirements.lock"))
+            (folder / "nightbell-requirements.stamp").write_text(stamp_of(ROOT / "requirements.lock"), encoding="utf-8")
     return python
 
 
