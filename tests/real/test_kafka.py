@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import queue
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.alerts.making import as_bytes, igwn
 
 from nightbell.alerts.journal import NoticeJournal
 from nightbell.alerts.settings import KafkaSettings
 from nightbell.alerts.sources.kafka import follow_kafka
 
-confluent_kafka = pytest.importorskip("confluent_kafka", reason="needs: pip install gcn-kafka")
 pytestmark = pytest.mark.real
 TOPIC = "igwn.gwalert"
-BROKER = Path(__file__).resolve().parents[1] / "fakes" / "kafka_broker.py"
-
-
-@pytest.fixture
-def broker() -> Iterator[str]:
-    process = subprocess.Popen([sys.executable, str(BROKER), TOPIC], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
 
 
 class Following:
@@ -64,17 +43,19 @@ class Following:
 
 
 def send(address: str, *payloads: bytes) -> None:
+    import confluent_kafka
+
     producer = confluent_kafka.Producer({"bootstrap.servers": address, "message.max.bytes": 8 << 20})
     for payload in payloads:
         producer.produce(TOPIC, payload)
     assert producer.flush(20) == 0
 
 
-def test_a_notice_of_one_megabyte_is_on_disk_before_its_offset_is_committed(broker: str, tmp_path: Path, shared_data: Path) -> None:
-    notice = (shared_data / "alerts" / "o4" / "S230518h-Initial_alert.json").read_bytes()
-    following = Following(broker, tmp_path, "nightbell-test")
+def test_a_notice_of_two_megabytes_is_on_disk_before_its_offset_is_committed(kafka: str, tmp_path: Path) -> None:
+    notice = as_bytes(igwn(event__skymap="QUJD" * 500_000))  # 2 MB, as external coincidences are
+    following = Following(kafka, tmp_path, "nightbell-test")
     try:
-        send(broker, notice)
+        send(kafka, notice)
         number, new = following.taken.get(timeout=30)
         assert (number, new) == (1, True)
         assert following.journal.read(1).raw == notice
@@ -83,15 +64,15 @@ def test_a_notice_of_one_megabyte_is_on_disk_before_its_offset_is_committed(brok
         following.stop()
 
 
-def test_redelivered_notices_change_nothing(broker: str, tmp_path: Path) -> None:
+def test_redelivered_notices_change_nothing(kafka: str, tmp_path: Path) -> None:
     notices = [f'{{"n": {i}}}'.encode() for i in range(20)]
-    send(broker, *notices)
-    first = Following(broker, tmp_path, "first")
+    send(kafka, *notices)
+    first = Following(kafka, tmp_path, "first")
     try:
         assert [first.taken.get(timeout=30) for _ in notices] == [(i, True) for i in range(1, 21)]
     finally:
         first.stop()
-    again = Following(broker, tmp_path, "a-group-without-memory")
+    again = Following(kafka, tmp_path, "a-group-without-memory")
     try:
         assert [again.taken.get(timeout=30) for _ in notices] == [(i, False) for i in range(1, 21)]
         assert again.journal.last == 20

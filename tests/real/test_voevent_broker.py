@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import queue
-import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,50 +28,6 @@ EVENT = """<?xml version="1.0" encoding="UTF-8"?>
 <Who><AuthorIVORN>ivo://nightbell.test/author</AuthorIVORN><Date>2027-04-12T22:24:00</Date></Who>
 <What><Param name="GraceID" value="MS270412a"/><Param name="AlertType" value="Initial"/></What>
 </voe:VOEvent>"""
-
-
-def free_ports(n: int) -> list[int]:
-    held = [socket.socket() for _ in range(n)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
-def listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def comet(tmp_path: Path) -> Iterator[tuple[int, int]]:
-    """(port for senders, port for subscribers) of a running broker."""
-    if importlib.util.find_spec("comet") is None or not (shutil.which("twist", path=str(TOOLS)) and (TOOLS / "comet-sendvo").exists()):
-        pytest.skip("Comet is not installed: pip install Comet")
-    receive, broadcast = free_ports(2)
-    memory = tmp_path / "comet"
-    memory.mkdir()
-    command = [str(TOOLS / "twist"), "--log-format=text", "comet", "--receive", f"--receive-port={receive}", "--broadcast"]
-    command += [f"--broadcast-port={broadcast}", "--broadcast-test-interval=0", "--author-whitelist=127.0.0.1/32"]
-    command += ["--subscriber-whitelist=127.0.0.1/32", "--local-ivo=ivo://nightbell.test/broker", f"--eventdb={memory}"]
-    with (tmp_path / "comet.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + DEADLINE_S
-        while not (listening(receive) and listening(broadcast)):
-            assert process.poll() is None, (tmp_path / "comet.log").read_text()
-            assert time.monotonic() < deadline, "Comet does not listen"
-            process.poll()
-        yield receive, broadcast
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def send(port: int, name: str, folder: Path) -> None:
