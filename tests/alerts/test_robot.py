@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 from tests.alerts.making import as_bytes, fits_of, igwn, whole_sky
 
@@ -17,12 +20,13 @@ from nightbell.alerts.policy import Policy, read_policy, shipped_policy
 from nightbell.alerts.robot import Outcome, Robot
 from nightbell.alerts.settings import ObservatorySettings
 from nightbell.alerts.targets import split
+from nightbell.bus.wire import LARGEST_DATA_BYTES
 from nightbell.contracts.events import AlertReceived, TargetsDrilled, TargetsReady
 from nightbell.contracts.instants import parse_utc
 from nightbell.contracts.states import AlertState
 
 NOW_NS = parse_utc("2027-04-12T23:00:00Z")
-SITE = ObservatorySettings(latitude_deg=-29.0, longitude_deg=-70.0, altitude_min_deg=0.0, p_host_min=0.0, targets_max=500)
+SITE = ObservatorySettings(latitude_deg=-29.0, longitude_deg=-70.0, altitude_min_deg=0.0, p_host_min=0.0, targets_max=300)
 FOLLOW = 'name = "all"\naction = "follow"'
 
 
@@ -127,3 +131,15 @@ def test_what_is_over_is_forgotten_after_ninety_days_and_never_before() -> None:
         over = state in {AlertState.RETRACTED, AlertState.EXPIRED}
         assert forgettable(known, now_ns=NOW_NS + 91 * day_ns) is over
         assert not forgettable(known, now_ns=NOW_NS + 89 * day_ns)
+
+
+def test_the_longest_list_with_the_longest_names_fits_into_an_event(tmp_path: Path) -> None:
+    one = robot(tmp_path, n=400, south=SITE)
+    assert one.catalog is not None
+    names = np.array([f"{i:03d}".ljust(64, "N").encode() for i in range(len(one.catalog))])
+    one.catalog = replace(one.catalog, names=names)
+    outcome = outcome_of(one, igwn(superevent_id="S270412" + "z" * 16))
+    (ready,) = said(outcome, TargetsReady)
+    assert len(ready.targets) >= 100
+    per_target = len(msgspec.json.encode(ready)) / len(ready.targets)
+    assert per_target * 300 < LARGEST_DATA_BYTES

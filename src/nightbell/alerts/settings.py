@@ -26,7 +26,7 @@ class ObservatorySettings:
     exposure_s: float = setting(60.0, unit="s", low=0.01, high=3600, doc="One exposure")
     n_exposures: int = setting(2, low=1, high=1000, doc="Exposures per filter and visit")
     overhead_s: float = setting(60.0, unit="s", low=0, high=3600, doc="Slew, settling and read-out of one visit")
-    targets_max: int = setting(30, low=1, high=500, doc="Longest list that is published")
+    targets_max: int = setting(30, low=1, high=300, doc="Longest list that is published")
     p_host_min: float = setting(1e-3, low=0, high=1, doc="Galaxies less probable than this are left out")
     field_deg: float = setting(1.0, unit="deg", low=0.01, high=20, doc="Side of the camera's square field, for tiles")
 
