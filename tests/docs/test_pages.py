@@ -161,6 +161,16 @@ def test_decision_records_are_numbered_without_a_gap_and_say_the_four_things() -
             assert f"**{part}.**" in text, f"{record.name}: {part}"
 
 
+def test_every_name_on_the_way_of_one_alert_is_defined_in_the_file_it_is_told_of() -> None:
+    text = (ROOT / "docs" / "one-alert.md").read_text(encoding="utf-8")
+    steps = re.findall(r"\]\(\.\./(src/[^)]+\.py)\)((?:,? `\w+`)*)", text)
+    assert len(steps) > 30
+    for file, names in steps:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"^ *(?:async )?(?:def|class) {name}\b", source, re.MULTILINE), f"{file}: {name}"
+
+
 def example(page: str, name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """The Python of a how-to that defines classes, run as a module of its own."""
     blocks = [source for language, source in FENCE.findall((ROOT / page).read_text(encoding="utf-8")) if language == "python"]
