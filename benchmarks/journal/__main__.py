@@ -14,7 +14,8 @@ import msgspec
 import benchmarks.journal
 from benchmarks.report import Claim, claim, main
 from nightbell.bus import wire
-from nightbell.bus.journal import EVENTS, Journal, Record
+from nightbell.bus.journal import Journal
+from nightbell.bus.segment import EVENTS, Record
 from nightbell.contracts.ids import uuid7
 
 SIZES = {1: 0.4, 32: 1.2, 256: 1.0}

@@ -1,6 +1,6 @@
 """A broker, or the counter of small_site, as a process that kills itself with SIGKILL at a point of its work.
 
-    python -m tests.bus.killed_at broker CONF before nightbell.bus.journal Disk.sync 20
+    python -m tests.bus.killed_at broker CONF before nightbell.bus.disk Disk.sync 20
 
 `before` or `after` the 20th call of that method; `within` writes half of the bytes first. Random kills hardly ever hit such moments.
 """

@@ -22,7 +22,8 @@ import zmq
 
 from nightbell.bus import wire
 from nightbell.bus.broker import Broker, run_broker
-from nightbell.bus.journal import Disk, verify
+from nightbell.bus.disk import Disk
+from nightbell.bus.journal import verify
 from nightbell.bus.tuning import BrokerTuning
 from nightbell.contracts.errors import Failed, Refused
 from nightbell.settings import load_installation
@@ -493,12 +494,12 @@ def test_every_confirmed_event_survives_sigkill_at_any_moment_once_and_in_order(
 
 
 KILLED_AT = [
-    ("within", "nightbell.bus.journal", "Disk.write", 30),
-    ("before", "nightbell.bus.journal", "Disk.sync", 30),
-    ("after", "nightbell.bus.journal", "Disk.sync", 30),
+    ("within", "nightbell.bus.disk", "Disk.write", 30),
+    ("before", "nightbell.bus.disk", "Disk.sync", 30),
+    ("after", "nightbell.bus.disk", "Disk.sync", 30),
     ("before", "nightbell.bus.router", "Router.committed", 30),
     ("before", "nightbell.bus.journal", "Journal._new_segment", 1),
-    ("after", "nightbell.bus.journal", "Disk.create", 3),
+    ("after", "nightbell.bus.disk", "Disk.create", 3),
     ("after", "nightbell.bus.journal", "Journal.roll", 2),
 ]
 """Half a record; written but not synced; synced but not told; between a seal and the next segment; a segment without a header."""

@@ -13,7 +13,9 @@ import msgspec
 import pytest
 
 from nightbell.bus import wire
-from nightbell.bus.journal import CURSORS, EPOCH, EVENTS, HEADER_BYTES, Disk, Journal, Record, next_epoch_seq, verify
+from nightbell.bus.disk import Disk
+from nightbell.bus.journal import Journal, verify
+from nightbell.bus.segment import CURSORS, EPOCH, EVENTS, HEADER_BYTES, Record, next_epoch_seq
 
 SECTOR = 512
 

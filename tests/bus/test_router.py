@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from nightbell.bus import wire
-from nightbell.bus.journal import EVENTS, Record
 from nightbell.bus.router import Append, Router, Send, Tell
+from nightbell.bus.segment import EVENTS, Record
 
 H = TypeVar("H", bound=wire.Head)
 WALL_NS = 1_800_000_000_000_000_000

@@ -13,8 +13,8 @@ import pytest
 from tests.bus.test_router import WALL_NS, Shelf, envelope
 
 from nightbell.bus import wire
-from nightbell.bus.journal import Record
 from nightbell.bus.router import Append, Router, Send
+from nightbell.bus.segment import Record
 
 PUBLISHERS, RECEIVERS = ("telescope", "safety"), ("archive", "console")
 

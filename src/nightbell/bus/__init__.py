@@ -10,6 +10,8 @@ An event's way, top to bottom:
     broker.py     sockets around router and journal
     router.py     what the broker decides: message and instant in, messages and wishes out   pure
     journal.py    events on disk: an append-only segment log; `OK` leaves after its fdatasync
+    segment.py    the bytes of one segment <-> its records                            pure
+    disk.py       what the journal asks of the operating system
     relay.py      one broker's subjects on another
     commands.py   wishes: asked directly of a module; accepted, progress, result
     keys.py       CURVE keys: who may connect

@@ -28,7 +28,8 @@ import structlog
 import zmq
 
 from nightbell.bus import wire
-from nightbell.bus.journal import Disk, Journal, Place
+from nightbell.bus.disk import Disk
+from nightbell.bus.journal import Journal, Place
 from nightbell.bus.locks import FolderLock
 from nightbell.bus.logs import set_up_logging
 from nightbell.bus.router import Append, Router, Send, Tell

@@ -5,28 +5,18 @@
     journal/damaged/                    copies of what was found damaged, kept to be looked at, and KNOWN: damage already dealt with
     high-water                          beside the folder: the last event that was durable, so that an older copy is recognised
 
-    segment  header | record ... | seal record | trailer        (the last segment has neither seal nor trailer)
-    header   magic 8, journal UUID 16, epoch u64, first seq u64, hash of the segment before 32, crc u32
-    record   length u32, crc u32, kind u8, first seq u64, count u32, n0 u64, head length u32, head (JSON), body
-    trailer  offset of the seal u64, crc that the seal is chained to u32, "SEAL"
-
-`crc` is zlib's crc32 of everything behind it, seeded with the crc of the record before: a stale record of an old file cannot pass.
-A seal holds the hash of its segment chained to that of the segment before, and a snapshot of the router's durable state, so a
-start reads one snapshot and the tail. Damage is named with file, byte and events, the file is kept aside, and a new epoch begins,
-whose numbers no earlier event had: publishers then compare what is here with their outboxes and send the rest again. A damaged
-record does not take its neighbours with it: its stored crc is the seed of the next, which is how reading finds on.
+`segment.py` tells what the bytes of a segment are. A seal holds the hash of its segment chained to that of the segment before, and a
+snapshot of the router's durable state, so a start reads one snapshot and the tail. Damage is named with file, byte and events, the
+file is kept aside, and a new epoch begins, whose numbers no earlier event had: publishers then compare what is here with their
+outboxes and send the rest again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import os
-import re
 import shutil
 import struct
-import sys
 import uuid
 import zlib
 from bisect import bisect_right
@@ -38,71 +28,37 @@ from typing import IO, Any
 
 import msgspec
 
+from nightbell.bus.disk import Disk
+from nightbell.bus.segment import (
+    EPOCH,
+    EVENTS,
+    HEADER_BYTES,
+    NO_HASH,
+    SEAL,
+    Found,
+    Hole,
+    Record,
+    header_of,
+    last_crc,
+    next_epoch_seq,
+    parse,
+    read_header,
+    read_seal,
+    scan,
+    segment_hash,
+    trailer_of,
+)
 from nightbell.bus.wire import decode_batch, matches
 from nightbell.contracts.errors import Failed
 
-__all__ = [
-    "CURSORS",
-    "DEAD",
-    "EPOCH",
-    "EVENTS",
-    "LEASE",
-    "SEAL",
-    "Damage",
-    "Disk",
-    "Journal",
-    "Place",
-    "Record",
-    "next_epoch_seq",
-    "verify",
-]
+__all__ = ["Damage", "Journal", "Place", "verify"]
 
-EVENTS, CURSORS, DEAD, LEASE, EPOCH, SEAL = 1, 2, 3, 4, 6, 7
-
-MAGIC = b"NBSEG\x00\x00\x01"
-_HEADER = struct.Struct("<8s16sQQ32s")
-_RECORD = struct.Struct("<BQIQI")
-_FRAME = struct.Struct("<II")
-_TRAILER = struct.Struct("<QI4s")
-_CRC = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + 4
-# A seal holds every dead letter; the length of a record is bounded by its file anyway.
-LARGEST_RECORD = 256 << 20
-# A batch is at most 2 MiB: so far reading looks for the next record when the length of one is damaged.
-_LONGEST_SEARCH = 4 << 20
 _MOST_OPEN_FILES = 64
 MOST_LOOKED_AT = 20_000
 MOST_INDEXED_BYTES = 32 << 20
 """In one reading: 70 ms for records that nobody wants; a segment that is read for the first time takes longer, so one at a time."""
-_NO_HASH = b"\0" * 32
 _HIGH_WATER = struct.Struct("<QQI")
-# A record as it looks from outside: frame 8, kind, first 8, count 4, n0 8, head length 4, and a head that is a JSON object.
-_LOOKS_LIKE_A_RECORD = re.compile(rb"(?=.{8}[\x01-\x07].{24}\{)", re.DOTALL)
-EPOCH_STEP = 1_000_000
-
-
-def next_epoch_seq(highest: int) -> int:
-    """First seq of a new epoch: beyond any number that was ever given."""
-    return EPOCH_STEP * (highest // EPOCH_STEP + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record; `head` is a JSON object, `body` for EVENTS a JSON array of envelopes."""
-
-    kind: int
-    first: int = 0
-    count: int = 0
-    n0: int = 0
-    head: dict[str, Any] = field(default_factory=dict)
-    body: bytes = b""
-
-    def packed(self, seed: int) -> tuple[bytes, int]:
-        """The record's bytes chained to `seed`, and its crc."""
-        head = msgspec.json.encode(self.head)
-        content = _RECORD.pack(self.kind, self.first, self.count, self.n0, len(head)) + head + self.body
-        crc = zlib.crc32(content, seed)
-        return _FRAME.pack(len(content), crc) + content, crc
+_CRC = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,64 +75,6 @@ class Damage:
     def __str__(self) -> str:
         end = "the end" if self.last_seq is None else str(self.last_seq)
         return f"{self.file}: byte {self.offset}: {self.what}; events {self.first_seq} to {end}"
-
-
-class Disk:
-    """What the journal asks of the operating system; a test's disk can lose power at any byte."""
-
-    def create(self, path: Path) -> int:
-        """A new file, open for appending."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
-
-    def open(self, path: Path) -> int:
-        """An existing file, open for writing at its end."""
-        handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-        os.lseek(handle, 0, os.SEEK_END)
-        return handle
-
-    def write(self, handle: int, data: bytes) -> None:
-        """All of `data`, or an error."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-
-    def sync(self, handle: int) -> None:
-        """What was written is on the disk when this returns."""
-        if sys.platform == "win32" or sys.platform == "darwin":
-            os.fsync(handle)
-        else:
-            os.fdatasync(handle)
-
-    def sync_folder(self, folder: Path) -> None:
-        """New names in `folder` are on the disk (Windows does that by itself)."""
-        if sys.platform == "win32":
-            return
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    def truncate(self, handle: int, size: int) -> None:
-        """Cut the file."""
-        os.ftruncate(handle, size)
-        os.lseek(handle, 0, os.SEEK_END)
-
-    def close(self, handle: int) -> None:
-        """Close it."""
-        os.close(handle)
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Give `old` the name `new`, which it may replace; durable after `sync_folder`."""
-        old.replace(new)
-
-    def unlink(self, path: Path) -> None:
-        """Delete it; durable after `sync_folder`."""
-        path.unlink()
-
-    def free_bytes(self, folder: Path) -> int:
-        """Room that is left."""
-        return shutil.disk_usage(folder).free
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,25 +116,6 @@ class Place:
     offset: int
     length: int
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A record that is whole, where it lies, and the crc it is chained to."""
-
-    record: Record
-    offset: int
-    end: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Hole:
-    """Bytes that are no record; when `end` is the end of the file, nothing whole follows."""
-
-    offset: int
-    end: int
-    why: str
 
 
 class Journal:
@@ -299,11 +178,11 @@ class Journal:
         """No segment is there: a new journal. If there was one before, its numbers are not given again."""
         self.identity = uuid.uuid4()
         if told is None and known_epoch == 0:
-            self._new_segment(1, _NO_HASH)
+            self._new_segment(1, NO_HASH)
         else:
             self._note(self.folder, 0, "no segment is left of this journal", 1, known_seq or None)
             self.epoch = max(1, known_epoch)
-            self._new_segment(next_epoch_seq(known_seq), _NO_HASH)
+            self._new_segment(next_epoch_seq(known_seq), NO_HASH)
             self.new_epoch(known_seq, "no segment was left")
             self.sync()
         self._write_current()
@@ -311,10 +190,9 @@ class Journal:
     def _new_segment(self, first: int, previous_hash: bytes) -> None:
         """Create, write the header, sync the file, sync the folder: only then may an OK depend on it."""
         path = self.folder / f"{first:020d}.seg"
-        header = _HEADER.pack(MAGIC, self.identity.bytes, self.epoch, first, previous_hash)
-        crc = zlib.crc32(header)
+        header, crc = header_of(self.identity, self.epoch, first, previous_hash)
         self._handle = self._disk.create(path)
-        self._disk.write(self._handle, header + _CRC.pack(crc))
+        self._disk.write(self._handle, header)
         self._disk.sync(self._handle)
         self._disk.sync_folder(self.folder)
         self._size, self._crc = HEADER_BYTES, crc
@@ -327,7 +205,7 @@ class Journal:
         segment = _Segment(path, first, self.epoch, last_named=last)
         self._segments.append(segment)
         with path.open("rb") as file:
-            header = _read_header(file.read(HEADER_BYTES))
+            header = read_header(file.read(HEADER_BYTES))
             if header is None:
                 self._note(path, 0, "the header is damaged", first, last)
             else:
@@ -335,7 +213,7 @@ class Journal:
                 self.epoch = max(self.epoch, segment.epoch)
                 if previous_hash is not None and before != previous_hash:
                     self._note(path, 0, "it does not follow the segment before it", first, last)
-            seal = _read_seal(file, size)
+            seal = read_seal(file, size)
         if seal is not None and self._take_seal(segment, seal):
             return segment.sealed_hash
         self._note(path, size, "the seal is damaged; its records are read one by one", first, last)
@@ -360,11 +238,11 @@ class Journal:
     def _open_tail(self, path: Path, previous_hash: bytes | None) -> None:
         data = path.read_bytes()
         first = int(path.stem)
-        header = _read_header(data[:HEADER_BYTES])
+        header = read_header(data[:HEADER_BYTES])
         if header is None and len(data) <= HEADER_BYTES:
             # Power went while it was made: nothing can have been confirmed out of it.
             self._disk.unlink(path)
-            self._new_segment(first, previous_hash or _NO_HASH)
+            self._new_segment(first, previous_hash or NO_HASH)
             self.head = max(self.head, first - 1)
             return
         self.head = max(self.head, first - 1)
@@ -374,20 +252,20 @@ class Journal:
                 self._note(path, 0, "it does not follow the segment before it", first, None)
         segment = _Segment(path, first, self.epoch, indexed=True)
         self._segments.append(segment)
-        found, holes = _scan(data, header_is_whole=header is not None)
+        found, holes = scan(data, header_is_whole=header is not None)
         if header is None:
-            holes.insert(0, _Hole(0, HEADER_BYTES, "the header is damaged"))
+            holes.insert(0, Hole(0, HEADER_BYTES, "the header is damaged"))
         kept = [one for one in found if one.record.kind != SEAL]
         seal = found[-1] if len(kept) < len(found) and found[-1].record.kind == SEAL else None
         for one in kept:
             self._take_up(one.record)
             if one.record.kind == EVENTS:
                 segment.entries.append(_entry(one.record, one.offset, one.end - one.offset, one.seed))
-        if seal is not None and (not holes or holes == [_Hole(seal.end, len(data), holes[-1].why)]):
+        if seal is not None and (not holes or holes == [Hole(seal.end, len(data), holes[-1].why)]):
             self._finish_seal(segment, seal)
             return
         self._handle, self._size = -1, len(data)
-        self._crc = zlib.crc32(data[found[-1].offset + _FRAME.size : found[-1].end], found[-1].seed) if found else _seeds(data)[0]
+        self._crc = last_crc(data, found)
         if not holes:
             self._handle = self._disk.open(path)
             return
@@ -407,11 +285,11 @@ class Journal:
         self.new_epoch(self.head, "; ".join(hole.why for hole in holes))
         self.sync()
 
-    def _finish_seal(self, segment: _Segment, seal: _Found) -> None:
+    def _finish_seal(self, segment: _Segment, seal: Found) -> None:
         """Power went between a seal and the next segment: write the trailer anew, and go on with a new segment."""
         handle = self._disk.open(segment.path)
         self._disk.truncate(handle, seal.end)
-        self._disk.write(handle, _TRAILER.pack(seal.offset, seal.seed, b"SEAL"))
+        self._disk.write(handle, trailer_of(seal.offset, seal.seed))
         self._disk.sync(handle)
         self._disk.close(handle)
         self._take_seal(segment, seal.record)
@@ -420,9 +298,8 @@ class Journal:
     def _rewrite(self, segment: _Segment, records: Sequence[Record], previous_hash: bytes | None) -> None:
         """The tail again without what is damaged in its middle; its whole records keep their numbers."""
         path = segment.path.with_suffix(".new")
-        header = _HEADER.pack(MAGIC, self.identity.bytes, segment.epoch, segment.first, previous_hash or _NO_HASH)
-        self._crc, parts = zlib.crc32(header), [header, _CRC.pack(zlib.crc32(header))]
-        offset = HEADER_BYTES
+        header, self._crc = header_of(self.identity, segment.epoch, segment.first, previous_hash or NO_HASH)
+        parts, offset = [header], HEADER_BYTES
         segment.entries.clear()
         for record in records:
             packed, crc = record.packed(self._crc)
@@ -576,7 +453,7 @@ class Journal:
     def roll(self, snapshot: dict[str, Any], *, at_ns: int) -> None:
         """Seal this segment with the router's durable state and begin the next. Durable when it returns."""
         segment = self._segments[-1]
-        digest = _segment_hash(segment.path.read_bytes())
+        digest = segment_hash(segment.path.read_bytes())
         following, self.epoch = int(snapshot["next"]), int(snapshot["epoch"])
         seal = Record(
             SEAL,
@@ -584,7 +461,7 @@ class Journal:
             body=msgspec.json.encode(snapshot),
         )
         place, *_ = self.write([seal])
-        self._disk.write(self._handle, _TRAILER.pack(place.offset, place.seed, b"SEAL"))
+        self._disk.write(self._handle, trailer_of(place.offset, place.seed))
         self._disk.sync(self._handle)
         handle, self._handle = self._handle, -1
         self._disk.close(handle)
@@ -655,7 +532,7 @@ class Journal:
         """How far each outbox goes without a hole: {outbox: (n, id, seq)}. Reads every byte; needed only after damage."""
         told: dict[str, tuple[int, str, int]] = {}
         for segment in list(self._segments):
-            found, _ = _scan(segment.path.read_bytes(), header_is_whole=True)
+            found, _ = scan(segment.path.read_bytes(), header_is_whole=True)
             for record in (one.record for one in found):
                 outbox = record.head.get("o")
                 if record.kind == EVENTS and outbox and (outbox not in told or record.head.get("p", 0) == told[outbox][0]):
@@ -689,7 +566,7 @@ class Journal:
         segment.indexed = True
         data = segment.path.read_bytes()
         self._indexed_bytes += len(data)
-        found, holes = _scan(data, header_is_whole=_read_header(data[:HEADER_BYTES]) is not None)
+        found, holes = scan(data, header_is_whole=read_header(data[:HEADER_BYTES]) is not None)
         for one in found:
             if one.record.kind == EVENTS:
                 segment.entries.append(_entry(one.record, one.offset, one.end - one.offset, one.seed))
@@ -712,7 +589,7 @@ class Journal:
                     self._readers.popitem(last=False)[1].close()
             self._readers.move_to_end(segment.path)
             file.seek(entry.offset)
-            return _parse(file.read(entry.length), 0, entry.seed)[0]
+            return parse(file.read(entry.length), 0, entry.seed)[0]
         except (ValueError, OSError) as error:
             self._note(segment.path, entry.offset, str(error), entry.first, entry.first + entry.count - 1)
             self._known.add(f"{segment.path.name}:{entry.offset}")  # once is enough
@@ -774,118 +651,6 @@ def _entry(record: Record, offset: int, length: int, seed: int) -> _Entry:
     )
 
 
-def _read_header(data: bytes) -> tuple[uuid.UUID, int, int, bytes] | None:
-    """(journal, epoch, first seq, hash of the segment before), or None when it is damaged."""
-    if len(data) < HEADER_BYTES or _CRC.unpack(data[_HEADER.size : HEADER_BYTES])[0] != zlib.crc32(data[: _HEADER.size]):
-        return None
-    magic, identity, epoch, first, before = _HEADER.unpack(data[: _HEADER.size])
-    return (uuid.UUID(bytes=identity), epoch, first, before) if magic == MAGIC else None
-
-
-def _read_seal(file: IO[bytes], size: int) -> Record | None:
-    """The seal that the trailer at the end of the file points to, or None."""
-    try:
-        file.seek(max(0, size - _TRAILER.size))
-        offset, seed, word = _TRAILER.unpack(file.read(_TRAILER.size))
-        if word != b"SEAL" or offset >= size:
-            return None
-        file.seek(offset)
-        seal, end, _ = _parse(file.read(size - offset), 0, seed)
-    except (ValueError, struct.error):
-        return None
-    return seal if seal.kind == SEAL and offset + end == size - _TRAILER.size else None
-
-
-def _segment_hash(content: bytes) -> bytes:
-    """The hash of a segment's bytes before its seal, chained to the hash of the segment before it (which its header tells)."""
-    before = content[_HEADER.size - 32 : _HEADER.size]
-    return hashlib.sha256(before + hashlib.sha256(content).digest()).digest()
-
-
-def _seeds(data: bytes) -> tuple[int, int]:
-    """The crc that the first record is chained to: of the header as it is, and as it was."""
-    return zlib.crc32(data[: _HEADER.size]), _CRC.unpack(data[_HEADER.size : HEADER_BYTES])[0]
-
-
-def _parse(data: bytes, offset: int, seed: int) -> tuple[Record, int, int]:
-    """The record at `offset`, where it ends, and its crc. Raises `ValueError` saying what is wrong with it."""
-    if offset + _FRAME.size + _RECORD.size > len(data):
-        raise ValueError("the record is cut short")
-    length, crc = _FRAME.unpack_from(data, offset)
-    begin = offset + _FRAME.size
-    if not _RECORD.size <= length <= LARGEST_RECORD or begin + length > len(data):
-        raise ValueError("the record is cut short")
-    content = data[begin : begin + length]
-    if zlib.crc32(content, seed) != crc:
-        raise ValueError("the record's crc does not fit")
-    kind, first, count, n0, head_length = _RECORD.unpack_from(content)
-    body_at = _RECORD.size + head_length
-    try:
-        head = msgspec.json.decode(content[_RECORD.size : body_at], type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise ValueError("the record's head is no JSON") from error
-    return Record(kind, first, count, n0, head, content[body_at:]), begin + length, crc
-
-
-def _scan(data: bytes, *, header_is_whole: bool) -> tuple[list[_Found], list[_Hole]]:
-    """All whole records of a segment up to its seal, and what is between them."""
-    found: list[_Found] = []
-    holes: list[_Hole] = []
-    if len(data) < HEADER_BYTES:
-        return found, [_Hole(0, len(data), "the segment is cut short")]
-    offset = HEADER_BYTES
-    seeds: tuple[int, ...] = _seeds(data)[:1] if header_is_whole else _seeds(data)
-    while offset < len(data):
-        one, why = _first_that_fits(data, offset, seeds)
-        if one is None:
-            one = _find_on(data, offset, seeds)
-            holes.append(_Hole(offset, len(data) if one is None else one.offset, why))
-            if one is None:
-                break
-        found.append(one)
-        if one.record.kind == SEAL:
-            break
-        offset, seeds = one.end, _FRAME.unpack_from(data, one.offset)[1:]
-    return found, holes
-
-
-def _first_that_fits(data: bytes, offset: int, seeds: Sequence[int]) -> tuple[_Found | None, str]:
-    why = ""
-    for seed in seeds:
-        try:
-            record, end, _ = _parse(data, offset, seed)
-        except ValueError as error:
-            why = why or str(error)
-        else:
-            return _Found(record, offset, end, seed), ""
-    return None, why
-
-
-def _find_on(data: bytes, offset: int, seeds: Sequence[int]) -> _Found | None:
-    """The next whole record behind the damaged one at `offset`.
-
-    What it is chained to is the damaged record's crc: as it stands there, or, when that crc is the damage, as it comes out of the
-    content.
-    """
-    if offset + _FRAME.size > len(data):
-        return None
-    length, stored = _FRAME.unpack_from(data, offset)
-    begin = offset + _FRAME.size
-    candidates = [stored]
-    if length <= len(data) - begin:
-        candidates += [zlib.crc32(data[begin : begin + length], seed) for seed in seeds]
-        one, _ = _first_that_fits(data, begin + length, candidates)
-        if one is not None:
-            return one
-    for match in _LOOKS_LIKE_A_RECORD.finditer(data, begin, min(len(data), offset + _LONGEST_SEARCH)):
-        at = match.start()
-        seeds_there = [stored, *(zlib.crc32(data[begin:at], seed) for seed in seeds)] if at - begin < 1 << 16 else [stored]
-        one, _ = _first_that_fits(data, at, seeds_there)
-        if one is not None:
-            return one
-    return None
-
-
 def verify(folder: Path, *, progress: Callable[[int, int], None] = lambda _done, _all: None) -> dict[str, Any]:
     """Read every byte of a journal (of a stopped broker, or a copy) and name all damage; changes nothing.
 
@@ -901,12 +666,12 @@ def verify(folder: Path, *, progress: Callable[[int, int], None] = lambda _done,
     for path in paths:
         data = path.read_bytes()
         size += len(data)
-        header = _read_header(data[:HEADER_BYTES])
+        header = read_header(data[:HEADER_BYTES])
         if header is None:
             damages.append(f"{path.name}: byte 0: the header is damaged")
         elif previous_hash is not None and header[3] != previous_hash:
             damages.append(f"{path.name}: byte 0: it does not follow the segment before it")
-        found, holes = _scan(data, header_is_whole=header is not None)
+        found, holes = scan(data, header_is_whole=header is not None)
         for hole in holes:
             before = max(
                 (one.record.first + one.record.count - 1 for one in found if one.end <= hole.offset and one.record.first), default=last_seq
@@ -922,9 +687,9 @@ def verify(folder: Path, *, progress: Callable[[int, int], None] = lambda _done,
         if found and found[-1].record.kind == SEAL:
             seal = found[-1]
             previous_hash = bytes.fromhex(str(seal.record.head.get("hash", "")))
-            if _segment_hash(data[: seal.offset]) != previous_hash:
+            if segment_hash(data[: seal.offset]) != previous_hash:
                 damages.append(f"{path.name}: byte {seal.offset}: the seal does not fit the segment")
-            if data[seal.end :] != _TRAILER.pack(seal.offset, seal.seed, b"SEAL"):
+            if data[seal.end :] != trailer_of(seal.offset, seal.seed):
                 damages.append(f"{path.name}: byte {seal.end}: the trailer is damaged")
         elif path != paths[-1]:
             damages.append(f"{path.name}: byte {len(data)}: the seal is missing")

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import msgspec
 
 from nightbell.bus import wire
-from nightbell.bus.journal import CURSORS, DEAD, EPOCH, EVENTS, LEASE, Record, next_epoch_seq
+from nightbell.bus.segment import CURSORS, DEAD, EPOCH, EVENTS, LEASE, Record, next_epoch_seq
 from nightbell.contracts.errors import BadInput
 from nightbell.contracts.events import EVENTS as EVENT_TYPES
 from nightbell.contracts.events import AlarmRaised, Event, ModuleLost, ModuleUp
