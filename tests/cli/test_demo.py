@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -227,6 +228,16 @@ def test_a_folder_with_something_in_it_is_not_touched(tmp_path):
     assert result.exit_code == 2
     assert "not an empty folder" in json.loads(result.stdout)["error"]["what"]
     assert [one.name for one in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    result = CliRunner().invoke(demo, ["--json", "--out", str(tmp_path / "demo")])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["error"]["what"] == "cannot be written: [Errno 28] No space left on device"
 
 
 # -- telling ------------------------------------------------------------------------------------------------------------

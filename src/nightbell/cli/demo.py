@@ -34,7 +34,7 @@ DEFAULT_SEED = 20270412
 @click.option("--rate", type=click.FloatRange(1, 120), default=100.0, show_default=True, help="Seconds of the world per second of ours.")
 @click.option("--seed", type=int, default=DEFAULT_SEED, show_default=True, help="Where the transient appears.")
 @click.option(
-    "--limit", "limit_s", type=click.FloatRange(30, 7200), default=170.0, show_default=True, help="Give up after so many seconds."
+    "--limit", "limit_s", type=click.FloatRange(30, 7200), default=300.0, show_default=True, help="Give up after so many seconds."
 )
 @click.option("--keep", is_flag=True, help="Keep the processes running at the end, to look around; Ctrl-C ends them.")
 @json_option

@@ -62,7 +62,7 @@ class Wishes:
     stage: int = 3
     rate: float = 100.0
     seed: int = 20270412
-    limit_s: float = 170.0
+    limit_s: float = 300.0
 
 
 def place_beside(ra_deg: float, dec_deg: float, seed: int, *, about_arcsec: float = 10.0) -> tuple[float, float]:
@@ -84,8 +84,12 @@ def make_installation(wishes: Wishes) -> Installation:
             where="--stage",
             remedy="Use --stage 2 (commands as a remote script sends them) or 3 (by itself)",
         )
-    copy_installation("demo", wishes.out)
-    shutil.copytree(shipped("brokers"), wishes.out / "brokers")
+    try:
+        copy_installation("demo", wishes.out)
+        shutil.copytree(shipped("brokers"), wishes.out / "brokers")
+    except OSError as error:  # shutil.Error tells of each file; the first says enough
+        words = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or str(error)
+        raise Failed(f"cannot be written: {words}", where=str(wishes.out), remedy="Free space, or give another --out") from error
     for file in (wishes.out / "brokers").glob("*/broker.toml"):
         # The reserve of a real broker is more than many a laptop or container has free; the demo writes about 100 MB.
         _set(file, "reserve_mib", "64.0")
@@ -231,10 +235,9 @@ class DemoNight:
 
     def watch(self) -> None:
         """Hand in the alert and follow the night until nothing is missing and the dome is closed, or the time is up."""
-        until_s = self.began_s + self.wishes.limit_s - CLOSING_S
         archive = "archive" in self.names
         self.missing = ["the night has not begun"]
-        while self.missing and time.monotonic() < until_s:
+        while self.missing and time.monotonic() < self.began_s + self.wishes.limit_s - self._reserve_s():
             self._look()
             self._hand_in_alert()
             story = self.story()
@@ -251,6 +254,11 @@ class DemoNight:
             self.show.say(f"the time is up, or the night cannot go on; missing: {'; '.join(self.missing)}")
         self._close()
         self._settle()
+
+    def _reserve_s(self) -> float:
+        """What is kept of the limit: with the dome closed only the processes have to be stopped."""
+        states = self.story().states
+        return CLOSING_S / 2 if states and states[-1].state in OVER else CLOSING_S
 
     def _look(self) -> None:
         """New events of all brokers, each shown once; then the picture."""

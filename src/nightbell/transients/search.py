@@ -139,12 +139,22 @@ def read_frame(path: Path) -> Frame:
     )
 
 
-def search_frame(frame: Frame, reference: Reference, *, threshold: float = 6.5, pointing_error_arcsec: float = 120.0) -> Searched:
-    """Register, subtract, detect, vet one frame. Raises `Failed` with what stood in the way."""
+def search_frame(
+    frame: Frame,
+    reference: Reference,
+    *,
+    threshold: float = 6.5,
+    pointing_error_arcsec: float = 120.0,
+    reference_stars: Stars | None = None,
+) -> Searched:
+    """Register, subtract, detect, vet one frame. Raises `Failed` with what stood in the way.
+
+    `reference_stars` spares finding the reference's stars again for its next frame.
+    """
     saturated = (frame.mask & SATURATED) != 0
     bad = frame.mask != 0
     stars = find_stars(frame.data, bad & ~saturated, saturated=saturated)
-    reference_stars = find_stars(reference.data, reference.bad)
+    reference_stars = reference_stars or find_stars(reference.data, reference.bad)
     reach_px = pointing_error_arcsec / _scale_arcsec(reference) if frame.wcs is not None else float(max(frame.data.shape))
     to_reference = register(stars, frame.wcs, reference_stars, reference.wcs, reach_px=max(20.0, reach_px))
     shape = (frame.data.shape[0], frame.data.shape[1])
@@ -362,9 +372,14 @@ def _search_all(
 ) -> tuple[list[Searched], list[tuple[str, str]]]:
     searched: list[Searched] = []
     failed: list[tuple[str, str]] = []
+    stars: dict[Path, Stars] = {}
     for frame, reference in sorted(pairs, key=lambda pair: pair[0].product_id):
         try:
-            searched.append(search_frame(frame, reference, threshold=threshold, pointing_error_arcsec=pointing_error_arcsec))
+            if reference.path not in stars:
+                stars[reference.path] = find_stars(reference.data, reference.bad)
+            known = stars[reference.path]
+            one = search_frame(frame, reference, threshold=threshold, pointing_error_arcsec=pointing_error_arcsec, reference_stars=known)
+            searched.append(one)
         except NightbellError as error:
             failed.append((str(frame.path), str(error)))
     return searched, failed
