@@ -204,6 +204,14 @@ def test_every_module_answers_status_and_shutdown(site: Installation, script: Co
         assert counter.stopping.wait(5.0)
 
 
+def test_a_module_that_cannot_note_its_address_is_found_by_the_broker(site: Installation, script: Connection) -> None:
+    counter = Counter(site)
+    (counter.home / "commands.new").mkdir()  # in the way of the note
+    (counter.home / "commands.json").write_text('{"endpoint": "tcp://127.0.0.1:9"}', encoding="utf-8")  # of an earlier process
+    with living(counter):
+        assert script.ask("counter", "status", timeout_s=10)["module"] == "counter"
+
+
 def test_a_module_that_is_not_there_is_missing_by_name(script: Connection) -> None:
     with pytest.raises(Missing, match="counter"):
         script.ask("counter", "status", timeout_s=2)

@@ -18,6 +18,7 @@ pool, other commands one at a time in a thread of their own. Work of more than s
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import json
 import os
@@ -381,10 +382,7 @@ class Module(Generic[S]):
         try:
             self.start()
             self._bus_server.start()
-            note = endpoint_file(self.installation.home, self.module_name)
-            beside = note.with_suffix(".new")
-            beside.write_text(json.dumps({"endpoint": self._bus_server.endpoint, "pid": os.getpid()}), encoding="utf-8")
-            beside.replace(note)
+            self._bus_note_endpoint()
             self._bus_hearer.start()
             self._bus_client.start()
             self._bus_client.subscribed.wait(READY_WAIT_S)
@@ -395,6 +393,18 @@ class Module(Generic[S]):
             self.stopping.set()
             self._bus_end()
         return self._bus_exit_status
+
+    def _bus_note_endpoint(self) -> None:
+        """Write down where commands are answered. Without that note (a full disk) the broker's directory tells it."""
+        note = endpoint_file(self.installation.home, self.module_name)
+        beside = note.with_suffix(".new")
+        try:
+            beside.write_text(json.dumps({"endpoint": self._bus_server.endpoint, "pid": os.getpid()}), encoding="utf-8")
+            _replace(beside, note)
+        except OSError as error:
+            self.log.warning("commands.not_noted", path=str(note), error=str(error))
+            with contextlib.suppress(OSError):
+                note.unlink()  # the address of the process before
 
     def _bus_end(self) -> None:
         try:
@@ -454,6 +464,16 @@ def _answers_of(kind: type[Module[Any]], module: str) -> dict[str, tuple[type[Co
             f"{module} and contracts.commands disagree about {odd}", where="@answers", remedy="Each command of a module needs one handler"
         )
     return found
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Give `new` the name of `old`; Windows refuses that while somebody reads the old one."""
+    for _ in range(10):
+        with contextlib.suppress(PermissionError):
+            new.replace(old)
+            return
+        time.sleep(0.05)
+    new.replace(old)
 
 
 def _is_full_disk(error: Exception) -> bool:
