@@ -113,7 +113,7 @@ def _galaxies(alert: Alert, ranking: Ranking) -> list[_Wish]:
             one.dist_mpc,
             one.credible_level_2d,
             one.credible_level_3d,
-            f"host with p = {one.p_host:.3g} ({one.rank}. of {ranking.n_scored} at {one.dist_mpc:.0f} Mpc)",
+            f"host with p = {one.p_host:.3f} (rank {one.rank} of {ranking.n_scored}, at {one.dist_mpc:.0f} Mpc)",
         )
         for one in ranking.galaxies
     ]

@@ -225,6 +225,10 @@ class Picture:
 
 
 def make_show(*, to_stderr: bool) -> Show:
-    """A picture when a human looks, else lines; on stderr when stdout is for JSON."""
+    """A picture when a human looks at a terminal that can be redrawn, else lines; on stderr when stdout is for JSON."""
     stream = sys.stderr if to_stderr else sys.stdout
-    return Picture(stream) if stream.isatty() else Lines(stream)
+    if not stream.isatty():
+        return Lines(stream)
+    from rich.console import Console
+
+    return Lines(stream) if Console(file=stream).is_dumb_terminal else Picture(stream)

@@ -95,5 +95,9 @@ def send(module: str, verb: str, fields: tuple[str, ...], conf: Path | None, tim
         note(f"  {'' if fraction is None else f'{100 * fraction:3.0f} % '}{text}")
 
     with nightbell.connect(find_conf(conf), name="send", wait_s=0.0) as connection:
-        result = connection.ask(module, verb, timeout_s=timeout_s, on_progress=None if as_json else show, wait=not no_wait, **values)
+        try:
+            result = connection.ask(module, verb, timeout_s=timeout_s, on_progress=None if as_json else show, wait=not no_wait, **values)
+        except KeyboardInterrupt:
+            note(f"{module} was not told to stop: {verb} goes on if it had begun. What ends a motion: nightbell send telescope abort")
+            raise
     answer(result if isinstance(result, dict) else {"result": result}, as_json)
