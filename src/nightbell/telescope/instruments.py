@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from nightbell.contracts.errors import DeviceFault, Missing
+from nightbell.contracts.errors import DeviceFault, Missing, NightbellError
 from nightbell.contracts.records import Site
 from nightbell.devices.protocols import Camera, CoverCalibrator, Dome, FilterWheel, Focuser, Mount, Weather
 from nightbell.devices.registry import open_device
@@ -16,6 +17,9 @@ from nightbell.telescope.pointing import Pointing
 from nightbell.telescope.settings import TelescopeSettings
 
 __all__ = ["Instruments"]
+
+LOOK_EVERY_S = 2.0
+"""Real seconds."""
 
 
 class Instruments:
@@ -92,6 +96,25 @@ class Instruments:
             settings=self.settings.instrument,
             tick=self.tick,
         )
+
+    async def keep_looking(self, every_s: float = LOOK_EVERY_S) -> None:
+        """For ever: ask what nothing else has asked for a while, so that reports tell the hardware as it is now.
+
+        While a target is waited for, an exposure runs or the day passes, the night itself asks little. This is no progress of the
+        night: it does not tick. What does not answer grows old in the reports, and says so there.
+        """
+        while True:
+            await asyncio.sleep(every_s)
+            if self._pointing is None or self._driver is None:
+                continue
+            for last, look in (
+                (self._pointing.last_dome, self._pointing.dome_status),
+                (self._pointing.last_mount, self._pointing.mount_status),
+                (self._driver.last_status, self._driver.status),
+            ):
+                if last is None or last.real_age_s() >= every_s:
+                    with contextlib.suppress(NightbellError):
+                        await look()
 
     def readings(self, now_ns: int) -> dict[str, Any]:
         """Last readings of dome, mount and camera with their ages; empty before the first."""

@@ -306,9 +306,12 @@ class Telescope(Module[TelescopeState]):
     def _run_night(self) -> None:
         async def walk() -> None:
             self._loop = asyncio.get_running_loop()
+            looking = asyncio.create_task(self.instruments.keep_looking())
             try:
                 await self.dispatcher.run(self._ended)
             finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
                 await self.activities.settle()
                 await self.instruments.close()
 
@@ -547,7 +550,7 @@ class Telescope(Module[TelescopeState]):
                 "n_items": len(seen.items),
                 "next": [
                     {"name": item.name, "filter": item.filter, "start_utc": item.start_utc, "n_exposures": item.n_exposures}
-                    for item in seen.items[:5]
+                    for item in [one for one in seen.items if parse_utc(one.end_utc) > now_ns][:5]
                 ],
             },
             "devices": self.activities.readings(now_ns),

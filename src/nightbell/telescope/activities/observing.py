@@ -117,7 +117,7 @@ class Observing:
                 starts_in_s = (parse_utc(items[0].start_utc) - self.ground.clock.now_ns()) / 1e9
                 if starts_in_s > self.ground.settings.night.idle_limit_s:
                     return Ending(Trigger.NO_TARGET, f"{items[0].name} begins only at {items[0].start_utc}")
-                self.ground.note = f"{items[0].name} in {items[0].filter} begins at {items[0].start_utc}"
+                self.ground.note = f"{items[0].name} in {items[0].filter} begins at {items[0].start_utc[11:19]} UTC"
             await self.ground.pause(10.0)
 
     async def _choose(self, items: tuple[PlanItem, ...]) -> tuple[PlanItem | None, list[tuple[PlanItem, str]]]:
