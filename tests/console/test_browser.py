@@ -181,6 +181,15 @@ def test_a_word_that_nobody_vouches_for_any_more_is_no_state(page: Any, console:
     assert "STALE" in page.locator("#tile-safety h2").inner_text()
 
 
+def test_an_answer_that_takes_its_time_is_said_beside_the_button_when_it_comes(page: Any, console: RunningConsole) -> None:
+    enter(page, console)
+    until(lambda: len(console.console.hub) == 1)
+    console.house.slow_s = {"preprocessor": 4.0}
+    page.get_by_role("button", name="Calibrate night").click()
+    until(lambda: "waiting for its answer" in page.locator("#said").inner_text())
+    until(lambda: page.locator("#said").inner_text() == "calibrate: preprocessor: done: state stopping", 10)
+
+
 def test_the_broker_going_away_is_said_without_loading_the_page_again(page: Any, console: RunningConsole) -> None:
     enter(page, console)
     until(lambda: len(console.console.hub) == 1)

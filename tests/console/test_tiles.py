@@ -81,6 +81,17 @@ def test_the_kernels_own_sun_is_as_old_as_its_answer_not_stale_after_a_second() 
     assert told.limit_s == STALE_S
 
 
+def test_a_lease_that_ran_out_with_the_dome_closed_is_held_by_nobody() -> None:
+    lease = {"holder": "telescope:3", "age_s": 60.0, "limit_s": 20.0}
+    assert row(tiles(TELESCOPE, {**SAFETY, "lease": lease, "shutter": "closed"})["safety"], "lease") == "nobody holds it"
+    assert row(tiles(TELESCOPE, {**SAFETY, "lease": lease, "shutter": "open"})["safety"], "lease") == "held by telescope:3"
+
+
+def test_a_plan_that_is_over_is_not_no_plan() -> None:
+    assert tiles({**TELESCOPE, "plan": {"revision": 2, "n_items": 8, "next": []}}, SAFETY)["plan"].note == "All of it is over"
+    assert tiles({**TELESCOPE, "plan": {"revision": 1, "n_items": 0, "next": []}}, SAFETY)["plan"].note == "Nothing is planned"
+
+
 def test_a_safety_that_never_answered_has_no_good_word_about_alarms() -> None:
     made = make_tiles({}, 0.0, rate=1.0, connected=True)
     assert (made["alarms"].head, made["alarms"].state) == ("unknown", "bad")

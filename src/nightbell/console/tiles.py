@@ -134,9 +134,10 @@ def _safety(safety: Heard, now: float) -> Tile:
         rows.append(Row("safe again", _when_safe(clear_s, _listed(report.get("reasons")))))
     lease = report.get("lease")
     age = safety.age_s(now)
-    if isinstance(lease, Mapping):
-        lease_age = _sum(_float(lease.get("age_s")), age)
-        rows.append(Row("lease", f"held by {word(lease.get('holder'))}", age_s=lease_age, limit_s=_float(lease.get("limit_s")) or STALE_S))
+    limit_s = (_float(lease.get("limit_s")) if isinstance(lease, Mapping) else None) or STALE_S
+    lease_age = _sum(_float(lease.get("age_s")), age) if isinstance(lease, Mapping) else None
+    if isinstance(lease, Mapping) and not (report.get("shutter") == "closed" and (lease_age or 0.0) > limit_s):
+        rows.append(Row("lease", f"held by {word(lease.get('holder'))}", age_s=lease_age, limit_s=limit_s))
     else:
         rows.append(Row("lease", "nobody holds it"))
     return Tile("safety", "Safety", verdict, "good" if verdict == "safe" else "bad", tuple(rows), age, note=_silence(safety))
@@ -253,12 +254,12 @@ def _plan(telescope: Heard, now: float) -> Tile:
     rows = tuple(
         Row(
             str(item.get("start_utc", ""))[11:16] or DASH,
-            f"{item.get('name')} in {item.get('filter')}, {item.get('n_exposures')} exposures",
+            f"{item.get('name')}, {item.get('n_exposures')} \u00d7 {item.get('filter')}",
         )
         for item in plan.get("next") or ()
     )
     head = f"{plan['n_items']} items" if "n_items" in plan else "unknown"
-    note = _silence(telescope) or ("" if rows else "Nothing is planned")
+    note = _silence(telescope) or ("" if rows else "All of it is over" if plan.get("n_items") else "Nothing is planned")
     looks = "good" if "n_items" in plan else ""
     return Tile("plan", f"Plan, revision {word(plan.get('revision'))}", head, looks, rows, telescope.age_s(now), note=note)
 

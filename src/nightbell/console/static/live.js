@@ -63,6 +63,7 @@ function take(message) {
   else if (message.kind === "tile") {
     const box = document.querySelector(`[data-tile="${CSS.escape(data.name)}"]`);
     if (box) replace(box, data.html);
+    if (data.name === "answers") answered(data.html);
   } else if (message.kind === "log") log(data);
 }
 
@@ -109,6 +110,7 @@ function wire(form) {
       const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/json" } });
       if (answer.redirected) { location.href = answer.url; return; }
       const told = await answer.json();
+      waits = told.done === false ? verb : "";
       say(told.error ? `${verb}: ${told.error}` : `${verb}: ` + Object.entries(told.answers).map(([module, text]) => `${module} ${text}`).join("; "));
       form.elements.command_id.value = uuid(); // the next press is a new command
     } catch (error) {
@@ -122,6 +124,17 @@ for (const form of document.querySelectorAll("form.do")) wire(form);
 function uuid() {
   const random = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// What was still waited for when the button answered is said beside it when it comes.
+let waits = "";
+function answered(html) {
+  const list = document.createElement("template");
+  list.innerHTML = html;
+  const first = list.content.querySelector(`li[data-verb="${CSS.escape(waits)}"]`);
+  if (!waits || !first || first.dataset.done !== "true") return;
+  waits = "";
+  say(`${first.dataset.verb}: ` + Array.from(first.querySelectorAll("li"), (one) => one.textContent.trim()).join("; "));
 }
 
 function say(text) {
