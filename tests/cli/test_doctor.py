@@ -230,6 +230,18 @@ def test_up_knows_the_names_it_is_given_before_it_starts_the_first(demo):
     assert not (demo / "state").exists()
 
 
+def test_what_is_in_force_is_shown_key_by_key_with_unit_and_meaning(demo):
+    done = CliRunner().invoke(command, ["config", "show", "telescope", "--conf", str(demo)])
+    assert done.exit_code == 0
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line[0] != " "}
+    assert lines["dome.radius_m"].split() == ["2.25", "m", "Radius", "of", "the", "dome"]
+    assert lines["lights.filters"].startswith('["g", "r"]')
+    assert lines["devices.dome.driver"].startswith('"alpaca"')
+    assert "{" not in done.stdout
+    told = json.loads(CliRunner().invoke(command, ["config", "show", "telescope", "--conf", str(demo), "--json"]).stdout)
+    assert told["dome"]["radius_m"] == 2.25
+
+
 def test_without_a_folder_it_says_how_to_name_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NIGHTBELL_CONF", raising=False)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib
+import json
 import os
 import re
 import typing
@@ -18,6 +19,7 @@ import click
 from nightbell.cli.output import Verbs, answer, conf_option, json_option, reports_errors, table
 from nightbell.contracts.errors import BadInput, Mistakes, NightbellError
 
+WIDEST = 40
 _ADDRESS = re.compile(r"tcp://.+:(\d+)")
 _CLOCK = re.compile(r"http://[^/:\s]+:(\d+)/\S+")
 
@@ -248,6 +250,24 @@ def show(module: str, conf: Path | None, *, as_json: bool) -> None:
         value = installation.module_settings(module, settings_class(module))
     else:
         raise BadInput(f"there is no module {module!r}", where="MODULE", remedy=f"Use observatory or one of {', '.join(SETTINGS)}")
-    values = dataclasses.asdict(value)
-    rows = [(one.name, values[one.name], one.metadata.get("unit", ""), one.metadata.get("doc", "")) for one in dataclasses.fields(value)]
-    answer(values, as_json, lambda: table(rows, ("setting", "value", "unit", "what")))
+    answer(dataclasses.asdict(value), as_json, lambda: table(_rows(value), ("setting", "value", "unit", "what")))
+
+
+def _rows(value: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """(dotted key, value as TOML has it, unit, documentation) of every setting, tables taken apart."""
+    rows: list[tuple[str, str, str, str]] = []
+    for one in dataclasses.fields(value):
+        there, key = getattr(value, one.name), f"{prefix}{one.name}"
+        parts = list(there.items() if isinstance(there, dict) else enumerate(there) if isinstance(there, tuple) else ())
+        if dataclasses.is_dataclass(there):
+            rows += _rows(there, f"{key}.")
+        elif parts and all(dataclasses.is_dataclass(part) for _, part in parts):
+            for name, part in parts:
+                rows += _rows(part, f"{key}.{name}." if isinstance(name, str) else f"{key}[{name}].")
+        else:
+            text = json.dumps(there, ensure_ascii=False)
+            # A long list stands below itself, or it would push the other columns off the screen.
+            lines = [json.dumps(part, ensure_ascii=False) for part in there] if isinstance(there, tuple) and len(text) > WIDEST else [text]
+            rows.append((key, lines[0], one.metadata.get("unit", ""), one.metadata.get("doc", "")))
+            rows += [("", line, "", "") for line in lines[1:]]
+    return rows
