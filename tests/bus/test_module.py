@@ -157,7 +157,9 @@ def test_an_event_whose_payload_is_wrong_is_kept_aside_with_the_field_named(site
         )
         script.publish_envelope(wrong)
         wait_until(lambda: len(script.dead_letters()) == 1, "a dead letter")
-        assert "alarm_id" in script.dead_letters()[0]["errors"][-1]
+        told = script.dead_letters()[0]["errors"][-1]
+        assert f"payload of alarm.raised from {script.name}@test: Expected `str`, got `int` - at `$.alarm_id`" in told
+        assert "nightbell dead drop" in told
         script.publish(alarm("good"), "test")
         wait_until(lambda: counter.state().heard == ["good"], "the next event")
 

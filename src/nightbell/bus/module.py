@@ -297,8 +297,8 @@ class Module(Generic[S]):
                     where="typeversion",
                     remedy=f"Bring {self.module_name} up to date, then: nightbell dead retry {delivery.seq}",
                 )
-            event = msgspec.json.decode(bytes(envelope.data), type=heard.kind)
-        except (wire.WireError, msgspec.DecodeError, BadInput, KeyError, RecursionError) as error:
+            event = _payload(envelope, heard.kind, delivery.seq)
+        except (wire.WireError, BadInput, KeyError) as error:
             # Trying again would not make it better.
             self._bus_counters["failed"] += 1
             self.log.warning("event.refused", seq=delivery.seq, error=str(error))
@@ -464,6 +464,18 @@ def _answers_of(kind: type[Module[Any]], module: str) -> dict[str, tuple[type[Co
             f"{module} and contracts.commands disagree about {odd}", where="@answers", remedy="Each command of a module needs one handler"
         )
     return found
+
+
+def _payload(envelope: wire.Envelope, kind: type[Event], seq: int) -> Event:
+    """The event in `envelope`. Raises `BadInput` naming the field that is wrong."""
+    try:
+        return msgspec.json.decode(bytes(envelope.data), type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadInput(
+            str(error),
+            where=f"payload of {envelope.type} from {envelope.source}",
+            remedy=f"Mend its sender and let it say the event again, then: nightbell dead drop {seq}",
+        ) from error
 
 
 def _replace(new: Path, old: Path) -> None:

@@ -12,6 +12,21 @@ import click
 from nightbell.cli.output import answer, conf_option, json_option, note, reports_errors
 
 
+def check_module(module: str, conf: Path | None) -> None:
+    """Raises `BadInput` with the nearest name when `module` is none of ours and none of the installation's."""
+    from nightbell.cli.processes import PROCESSES, find_conf
+    from nightbell.contracts.errors import BadInput
+    from nightbell.settings import load_installation
+
+    if module in PROCESSES:
+        return
+    known = [*PROCESSES, *(name for name in load_installation(find_conf(conf)).settings.run if ":" not in name)]
+    if module not in known:
+        near = difflib.get_close_matches(module, known, n=1)
+        remedy = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}"
+        raise BadInput(f"there is no module {module!r}", where="MODULE", remedy=remedy)
+
+
 def read_fields(module: str, verb: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     """FIELD=VALUE words as the arguments of a known command. Raises `BadInput` naming the field, what it takes and the nearest name.
 
@@ -89,6 +104,7 @@ def send(module: str, verb: str, fields: tuple[str, ...], conf: Path | None, tim
     import nightbell
     from nightbell.cli.processes import find_conf
 
+    check_module(module, conf)
     values = read_fields(module, verb, fields)
 
     def show(fraction: float | None, text: str) -> None:
