@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nightbell.cli.output import answer, json_option, reports_errors, table
+from nightbell.cli.output import answer, json_option, note, reports_errors, table
 
 if TYPE_CHECKING:
-    from nightbell.transients.search import Found
+    from nightbell.contracts.records import Candidate
+    from nightbell.transients.search import Found, Frame
 
 
 @click.command()
@@ -34,61 +35,75 @@ def transients(
     pointing_error: float,
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Find what is new. INPUT is a calibrated frame or a folder of them (`nightbell calibrate` writes them); one field per call.
+    """Find what is new. INPUT is a calibrated frame or a folder of them (`nightbell calibrate` writes them), of one or more targets.
 
-    It exits 1 when no frame could be searched; no candidate is a good answer too.
+    A frame that cannot be searched is named with the reason. It exits 1 when no frame could be searched; no candidate is a good answer too.
 
     \b
     Examples:
       nightbell transients calibrated/light --reference archive/NGC4993_r.fits
       nightbell transients calibrated/light --reference archive/ --out cutouts/ --json
     """
-    from nightbell.contracts.errors import Missing, NoSuchInput
+    from nightbell.contracts.errors import NoSuchInput
     from nightbell.transients.references import read_reference
     from nightbell.transients.report import write_cutouts
-    from nightbell.transients.search import find_transients, find_with_references, read_frame
+    from nightbell.transients.search import find_transients, find_with_references, read_frames
 
-    files = sorted({file for path in inputs for file in (path.glob("*.fits") if path.is_dir() else (path,))})
-    if not files:
-        raise NoSuchInput("there is no FITS file", where=str(inputs[0]), remedy="Give frames that `nightbell calibrate` wrote")
-    frames = [read_frame(file) for file in files]
-    found: Found | None
-    if reference.is_dir():
-        found, used = find_with_references(frames, reference, threshold=threshold, pointing_error_arcsec=pointing_error)
+    frames, unread = read_frames(inputs)
+    if not frames and not unread:
+        raise NoSuchInput("there is no calibrated frame", where=str(inputs[0]), remedy="Give frames that `nightbell calibrate` wrote")
+    fields: dict[str, list[Frame]] = {}
+    for frame in frames:
+        fields.setdefault(frame.target_id, []).append(frame)
+    one_reference = None if reference.is_dir() else read_reference(reference)
+    parts: list[Found] = []
+    for name, members in sorted(fields.items()):
+        if not as_json:
+            note(f"search {len(members)} frames of {name}")
+        if one_reference is not None:
+            parts.append(find_transients(members, one_reference, threshold=threshold, pointing_error_arcsec=pointing_error))
+            continue
+        found, used = find_with_references(members, reference, threshold=threshold, pointing_error_arcsec=pointing_error)
         if found is None:
-            raise Missing(used, where=str(reference), remedy="Give a reference of this field and filter")
-    else:
-        found = find_transients(frames, read_reference(reference), threshold=threshold, pointing_error_arcsec=pointing_error)
-    candidates = write_cutouts(found.candidates, found.searched, out) if out else found.candidates
-    answer(_as_dict(found, candidates), as_json, lambda: _text(found, candidates))
-    if not found.searched:
+            unread.extend((str(frame.path), used) for frame in members)
+        else:
+            parts.append(found)
+    candidates = tuple(one for part in parts for one in (write_cutouts(part.candidates, part.searched, out) if out else part.candidates))
+    got = _as_dict(parts, candidates, unread)
+    answer(got, as_json, lambda: _text(got))
+    if not got["searched"]:
         sys.exit(1)
 
 
-def _as_dict(found: Found, candidates: tuple[Any, ...]) -> dict[str, Any]:
+def _as_dict(parts: list[Found], candidates: tuple[Candidate, ...], unread: list[tuple[str, str]]) -> dict[str, Any]:
+    """What all fields show, the strongest first."""
+    limits = [part.limiting_mag_5sigma for part in parts if part.limiting_mag_5sigma is not None]
     return {
-        "reference": found.reference,
-        "candidates": candidates,
-        "vetoed": found.vetoed,
-        "limiting_mag_5sigma": found.limiting_mag_5sigma,
+        "reference": ", ".join(sorted({part.reference for part in parts})),
+        "candidates": sorted(candidates, key=lambda one: -one.snr),
+        "vetoed": sorted((one for part in parts for one in part.vetoed), key=lambda one: -one.snr),
+        "limiting_mag_5sigma": max(limits) if limits else None,
         "searched": [
             {
                 "path": str(one.frame.path),
                 "product_id": one.frame.product_id,
+                "target_id": one.frame.target_id,
                 "n_stars": one.n_stars,
                 "fwhm_px": one.fwhm_px,
                 "noise_norm": one.noise_norm,
                 "centre": {"ra_deg": one.centre_deg[0], "dec_deg": one.centre_deg[1]},
                 "n_detections": len(one.detections),
             }
-            for one in found.searched
+            for part in parts
+            for one in part.searched
         ],
-        "failed": [{"path": path, "error": reason} for path, reason in found.failed],
+        "failed": [{"path": path, "error": reason} for path, reason in (*unread, *(one for part in parts for one in part.failed))],
     }
 
 
-def _text(found: Found, candidates: tuple[Any, ...]) -> str:
-    lines = [f"{len(found.searched)} frames searched, {len(candidates)} candidates, {len(found.vetoed)} vetoed"]
+def _text(got: dict[str, Any]) -> str:
+    candidates = got["candidates"]
+    lines = [f"{len(got['searched'])} frames searched, {len(candidates)} candidates, {len(got['vetoed'])} vetoed"]
     if candidates:
         rows = [
             (
@@ -102,5 +117,5 @@ def _text(found: Found, candidates: tuple[Any, ...]) -> str:
             for one in candidates
         ]
         lines.append(table(rows, ("ra_deg", "dec_deg", "snr", "mag", "host", "arcsec")))
-    lines.extend(f"not searched  {Path(path).name}: {reason}" for path, reason in found.failed)
+    lines.extend(f"not searched  {Path(one['path']).name}: {one['error']}" for one in got["failed"])
     return "\n".join(lines)

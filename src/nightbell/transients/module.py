@@ -105,7 +105,7 @@ class Transients(Module[TransientsState]):
         """Search calibrated frames of this host, grouped by target; the answer is not announced."""
         if not command.paths:
             raise BadInput("no path is given", where="paths", remedy="Give calibrated frames of this host")
-        frames = [self._search.read_frame(Path(path)) for path in command.paths]
+        frames, unread = self._search.read_frames([Path(path) for path in command.paths])
         groups: dict[str, list[Frame]] = {}
         for frame in frames:
             groups.setdefault(frame.target_id, []).append(frame)
@@ -123,7 +123,7 @@ class Transients(Module[TransientsState]):
                     "failed": [list(one) for one in (found.failed if found else ())],
                 }
             )
-        return {"targets": answer}
+        return {"targets": answer, "failed": [list(one) for one in unread]}
 
     # ---- the worker thread
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from nightbell.contracts.errors import Failed
 from nightbell.contracts.records import Candidate
 from nightbell.transients.search import Searched
 
@@ -70,5 +71,8 @@ def _write(path: Path, images: tuple[NDArray[np.float32], ...], candidate: Candi
             axes.plot([HALF + 5 * dx, HALF + 12 * dx], [HALF + 5 * dy, HALF + 12 * dy], color="#e33", linewidth=1)
     host = f", {candidate.host_separation_arcsec:.1f} arcsec from {candidate.host}" if candidate.host else ""
     figure.suptitle(f"{candidate.ra_deg:.5f} {candidate.dec_deg:+.5f}  S/N {candidate.snr:.0f}{host}", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise Failed(f"the cut-out cannot be written: {error.strerror}", where=str(path), remedy="Check space and permissions") from error

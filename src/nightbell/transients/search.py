@@ -7,6 +7,7 @@ frames or more, what is seen on one alone carries the veto `single`.
 from __future__ import annotations
 
 import hashlib
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,18 @@ from nightbell.transients.photometry import magnitude, peak_per_flux, star_profi
 from nightbell.transients.references import Reference, choose_reference, list_references, read_reference
 from nightbell.transients.vetting import Features, features_of, vetoes_of
 
-__all__ = ["Detection", "Found", "Frame", "Searched", "find_transients", "find_with_references", "merge", "read_frame", "search_frame"]
+__all__ = [
+    "Detection",
+    "Found",
+    "Frame",
+    "Searched",
+    "find_transients",
+    "find_with_references",
+    "merge",
+    "read_frame",
+    "read_frames",
+    "search_frame",
+]
 
 SATURATED = 1
 
@@ -137,6 +149,21 @@ def read_frame(path: Path) -> Frame:
         object_name=name,
         superevent_id=str(header["ALERTID"]) if header.get("ALERTID") else None,
     )
+
+
+def read_frames(paths: Sequence[Path]) -> tuple[list[Frame], list[tuple[str, str]]]:
+    """Calibrated frames at `paths`, and (path, reason) of those that are none. Folders are searched to the bottom, past masters."""
+    frames: list[Frame] = []
+    failed: list[tuple[str, str]] = []
+    for path in paths:
+        for file in sorted(path.rglob("*.fits")) if path.is_dir() else (path,):
+            if path.is_dir() and (file.name.startswith(".") or file.parent.name == "masters"):
+                continue
+            try:
+                frames.append(read_frame(file))
+            except NightbellError as error:
+                failed.append((str(file), str(error)))
+    return frames, failed
 
 
 def search_frame(
@@ -382,6 +409,10 @@ def _search_all(
             searched.append(one)
         except NightbellError as error:
             failed.append((str(frame.path), str(error)))
+        except Exception as error:  # noqa: BLE001  (one frame of many: it fails by name, the others go on)
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            failed.append((str(frame.path), f"INTERNAL: {type(error).__name__}: {error} ({where}). Report this together with the frame"))
     return searched, failed
 
 
