@@ -430,6 +430,17 @@ def test_lvks_own_stream_without_a_superevent_is_broken_not_another_mission() ->
     assert "GraceID" in refused.where
 
 
+@pytest.mark.parametrize(("text", "significant"), [("1", True), ("true", True), ("True", True), ("0", False), ("false", False), ("", True)])
+def test_a_voevent_says_significant_in_several_words(text: str, significant: bool) -> None:
+    assert parse_notice(voevent(more=f'<Param name="Significant" value="{text}"/>'), where="x").alert.significant is significant
+
+
+def test_a_significance_that_is_neither_yes_nor_no_is_refused() -> None:
+    refused = refusal_of(voevent(more='<Param name="Significant" value="perhaps"/>'))
+    assert refused is not None
+    assert "Significant" in refused.where
+
+
 def test_a_class_that_is_named_but_empty_is_unknown() -> None:
     data = voevent(more='<Group type="Classification"><Param name="BNS" value=""/><Param name="BBH" value="1.0"/></Group>')
     assert parse_notice(data, where="x").alert.classification == {"BBH": 1.0}

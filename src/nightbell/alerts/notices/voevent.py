@@ -59,6 +59,13 @@ class _Params:
             raise BadInput(f"{shown(text)!r} is not finite", where=f"{self.where}: {name}", remedy="Ask the sender")
         return value
 
+    def truth(self, name: str) -> bool:
+        """A parameter that must say yes or no: a third word would decide whether a telescope moves."""
+        text = self.plain[name][0].lower()
+        if text not in {"0", "1", "false", "true"}:
+            raise BadInput(f"{shown(text)!r} is neither 0 nor 1", where=f"{self.where}: {name}", remedy="Ask the sender")
+        return text in {"1", "true"}
+
     def flag(self, name: str) -> bool:
         places = (self.plain, *self.groups.values())
         return any(place.get(name, ("", ""))[0].lower() in {"1", "true"} for place in places)
@@ -159,7 +166,8 @@ def _lvk(root: Any, params: _Params, role: str, ivorn: str, common: dict[str, An
         created_utc=common["created_utc"],
         # LVK's JSON retraction has no event; leaving its time out here makes both transports agree.
         time_utc=None if retracted else common["time_utc"],
-        significant=(said == "1" if said is not None else None if retracted else True),
+        # Before 2023 the parameter did not exist, and only significant events were sent.
+        significant=params.truth("Significant") if said else None if retracted else True,
         far_hz=far,
         instruments=tuple(one.strip() for one in (params.text("Instruments") or "").split(",") if one.strip()),
         group=params.text("Group"),
