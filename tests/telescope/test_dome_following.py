@@ -73,3 +73,40 @@ def test_an_unknown_dome_azimuth_covers_nothing() -> None:
 def test_from_359_to_1_is_two_degrees() -> None:
     assert azimuth_difference_deg(1, 359) == pytest.approx(2)
     assert azimuth_difference_deg(359, 1) == pytest.approx(-2)
+
+
+def test_the_light_that_a_slit_lets_through_is_what_a_grid_of_rays_says(shared_data: Path) -> None:
+    with open(shared_data / "dome" / "coverage.csv", encoding="utf-8") as file:
+        rows = [{key: value if key == "pier_side" else float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    worst = 0.0
+    for row in rows:
+
+        def clear(aperture_m: float, row: dict = row) -> float:
+            names = [field for field in DomeSettings.__dataclass_fields__ if field in row and field != "aperture_m"]
+            settings = replace(OWN, radius_m=row["dome_radius_m"], aperture_m=aperture_m, **{name: row[name] for name in names})
+            model = DomeModel(settings, latitude_deg=row["lat_deg"], alignment=AlignmentMode.GERMAN)
+            where, side = place(row["ha_deg"], row["dec_deg"]), PierSide.EAST if row["pier_side"] == "east" else PierSide.WEST
+            return 1 - model.coverage(where, where, side, row["dome_az_deg"]).vignetted
+
+        # The beam is a ring: what the whole disc lets through less what its hole would.
+        outer, inner = row["aperture_m"] ** 2, row["obstruction_m"] ** 2
+        ring = (clear(row["aperture_m"]) * outer - clear(row["obstruction_m"]) * inner) / (outer - inner)
+        worst = max(worst, abs(ring - row["clear_fraction"]))
+    assert len(rows) == 120
+    assert worst < 0.01
+
+
+def test_a_dome_that_covers_an_exposure_already_stays_where_it_is() -> None:
+    sky = SkyView(SITE)
+    start, end = sky.place(150.0, -60.0, STARTED_NS), sky.place(150.0, -60.0, STARTED_NS + 60_000_000_000)
+    model = DomeModel(OWN, latitude_deg=SITE.latitude_deg, alignment=AlignmentMode.GERMAN)
+    middle = model.azimuth_for(start, end, PierSide.EAST)
+    assert model.azimuth_for(start, end, PierSide.EAST, middle + 1.0) == middle + 1.0
+    assert model.azimuth_for(start, end, PierSide.EAST, middle + 90.0) == pytest.approx(middle)
+
+
+def test_beside_the_zenith_the_dome_is_not_sent_after_an_azimuth_that_means_nothing() -> None:
+    narrow = replace(OWN, slit_width_m=0.5, mount_east_m=0, mount_north_m=0, mount_up_m=0, axis_offset_m=0)
+    model = DomeModel(narrow, latitude_deg=-30.0, alignment=AlignmentMode.GERMAN)
+    up = place(0.05, -30.02)
+    assert model.azimuth_for(up, up, PierSide.EAST, 77.0) == 77.0

@@ -20,7 +20,7 @@ from nightbell.telescope.settings import DomeSettings
 __all__ = ["Coverage", "DomeModel"]
 
 Vector = NDArray[np.float64]
-N_RIM, N_RINGS, N_PER_RING = 32, 8, 32
+N_RIM, N_AREA = 32, 1024
 ZENITH_SHARE = 0.02
 """Nearer to the zenith axis than this share of the radius, the azimuth of the beam means nothing."""
 MARGIN_M = 0.02
@@ -46,10 +46,10 @@ class DomeModel:
         self._mount = np.array([settings.mount_east_m, settings.mount_north_m, settings.mount_up_m])
         rim = np.linspace(0, 2 * math.pi, N_RIM, endpoint=False)
         self._rim = np.stack([np.cos(rim), np.sin(rim)], axis=1) * settings.aperture_m / 2
-        # Rings of equal area, for the light that is lost.
-        radii = np.sqrt((np.arange(N_RINGS) + 0.5) / N_RINGS) * settings.aperture_m / 2
-        turns = np.linspace(0, 2 * math.pi, N_PER_RING, endpoint=False)
-        self._area = (radii[:, None, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)[None]).reshape(-1, 2)
+        # A sunflower's seeds: equal areas without rows that an edge of the slit could run along.
+        seed = np.arange(N_AREA)
+        radii, turns = np.sqrt((seed + 0.5) / N_AREA) * settings.aperture_m / 2, seed * math.pi * (3 - math.sqrt(5))
+        self._area = radii[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
 
     def side(self, place: Place, side: PierSide) -> float:
         """+1 or -1; an unknown side goes by the hour angle as a German mount points by itself."""
@@ -102,9 +102,10 @@ class DomeModel:
             covered = covered and bool(self._clear(self._points(place, s, self._rim), azimuth_deg, 0.0).all())
         return Coverage(covered=covered, vignetted=lost)
 
-    def azimuth_for(self, start: Place, end: Place, side: PierSide) -> float:
-        """Middle of the azimuths that cover start and end; that of the start alone when none covers both.
+    def azimuth_for(self, start: Place, end: Place, side: PierSide, now_deg: float | None = None) -> float:
+        """Where to turn: nowhere when `now_deg` covers start and end, else the middle of the azimuths that do.
 
+        That of the start alone when none covers both. Beside the zenith axis, where the beam's azimuth means nothing, it stays too.
         Raises `Refused` when the beam meets the wall below the dome's equator.
         """
         s = self.side(start, side)
@@ -116,6 +117,8 @@ class DomeModel:
         begin = self._interval(start, s)
         finish = self._interval(end, s)
         if begin is None:
+            if now_deg is not None and math.hypot(points[0], points[1]) < ZENITH_SHARE * self.settings.radius_m:
+                return now_deg
             return math.degrees(math.atan2(points[0], points[1])) % 360
         low, high = begin
         if finish is not None:
@@ -123,6 +126,8 @@ class DomeModel:
             both = max(low, finish[0] + shift), min(high, finish[1] + shift)
             if both[0] <= both[1]:
                 low, high = both
+                if now_deg is not None and (now_deg - low) % 360 <= high - low:
+                    return now_deg
         return (low + high) / 2 % 360
 
     def _interval(self, place: Place, s: float) -> tuple[float, float] | None:

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from nightbell.contracts.errors import DeviceFault, DeviceTimeout, Refused
-from nightbell.devices.protocols import AlignmentMode, Dome, DomeStatus, EquatorialSystem, Mount, MountFacts, MountStatus, PierSide
+from nightbell.devices.protocols import (
+    AlignmentMode,
+    Dome,
+    DomeStatus,
+    EquatorialSystem,
+    Mount,
+    MountFacts,
+    MountStatus,
+    PierSide,
+    ShutterState,
+)
 from nightbell.devices.waiting import wait_until
 from nightbell.sky.view import Clock, SkyView
 from nightbell.telescope.dome_following import Coverage, DomeModel
@@ -132,7 +142,8 @@ class Pointing:
             await self.mount.set_tracking(tracking=True, deadline_s=deadline_s)
         side = await self._destination_side(ra_h, mount_dec_deg)
         # The slew itself takes a while: cover from the likely arrival to the end of the exposure.
-        azimuth_deg = await asyncio.to_thread(self._dome_azimuth, ra_deg, dec_deg, at_ns, exposure_s + 30.0, side)
+        now_deg = (await self.dome_status()).azimuth_deg
+        azimuth_deg = await asyncio.to_thread(self._dome_azimuth, ra_deg, dec_deg, at_ns, exposure_s + 30.0, side, now_deg)
         self.wanted = (ra_deg, dec_deg)
         mount_done = asyncio.create_task(self._move_mount(ra_h, mount_dec_deg))
         dome_done = asyncio.create_task(self.turn_dome(azimuth_deg))
@@ -151,10 +162,12 @@ class Pointing:
         except DeviceFault:  # not implemented by this mount: the geometry then goes by the hour angle
             return PierSide.UNKNOWN
 
-    def _dome_azimuth(self, ra_deg: float, dec_deg: float, at_ns: int, exposure_s: float, side: PierSide) -> float:
+    def _dome_azimuth(
+        self, ra_deg: float, dec_deg: float, at_ns: int, exposure_s: float, side: PierSide, now_deg: float | None = None
+    ) -> float:
         start = self.sky.place(ra_deg, dec_deg, at_ns)
         end = self.sky.place(ra_deg, dec_deg, at_ns + round(exposure_s * 1e9))
-        return self.model.azimuth_for(start, end, side)
+        return self.model.azimuth_for(start, end, side, now_deg)
 
     async def _move_mount(self, ra_h: float, dec_deg: float) -> None:
         deadline_s = self.mount.default_deadline_s
@@ -182,6 +195,7 @@ class Pointing:
             if attempt == 2:
                 await self.dome.find_home(deadline_s=deadline_s)
                 await self._wait(self.dome_status, lambda s: not s.slewing and s.at_home is not False, what="dome.find_home", world_s=300.0)
+                before = await self.dome_status()
             await self.dome.slew_to_azimuth(azimuth_deg % 360, deadline_s=deadline_s)
             angle = 180.0 if before.azimuth_deg is None else abs(azimuth_difference_deg(azimuth_deg, before.azimuth_deg))
             try:
@@ -217,6 +231,8 @@ class Pointing:
         start = self.sky.place(ra_deg, dec_deg, mount.read_at_ns)
         end = self.sky.place(ra_deg, dec_deg, mount.read_at_ns + round(exposure_s * 1e9))
         coverage = self.model.coverage(start, end, mount.side_of_pier, dome.azimuth_deg)
+        if dome.shutter is not ShutterState.OPEN:
+            coverage = Coverage(covered=False, vignetted=1.0)
         return Pointed(ra_deg=ra_deg, dec_deg=dec_deg, mount=mount, dome=dome, coverage=coverage)
 
     async def follow(self, *, exposure_s: float) -> Pointed:
