@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nightbell.contracts.errors import DeviceFault, DeviceLost
 from nightbell.devices.protocols import (
     AlignmentMode,
     CameraFacts,
@@ -48,12 +49,15 @@ class FastClock:
 class _Device:
     name = ""
     default_deadline_s = 5.0
+    away = False
 
     def __init__(self, clock: FastClock) -> None:
         self.clock = clock
         self.calls: list[str] = []
 
     async def connect(self, *, deadline_s: float) -> Identity:
+        if self.away:
+            raise DeviceLost("no answer", where=self.name, remedy="Switch it on")
         return Identity(name=self.name)
 
     async def aclose(self) -> None:
@@ -129,6 +133,8 @@ class SmallMount(_Device):
         self.tracking, self.parked = False, True
 
     async def status(self, *, deadline_s: float) -> MountStatus:
+        if self.away:
+            raise DeviceLost("no answer", where=self.name, remedy="Switch it on")
         slewing = self.clock.now_ns() < self.done_ns
         return MountStatus(
             **self.stamps(),
@@ -192,7 +198,7 @@ class SmallCamera(_Device):
     def __init__(self, clock: FastClock, dome: SmallDome, wheel: SmallWheel, sky: SkyView) -> None:
         super().__init__(clock)
         self.dome, self.wheel, self.sky = dome, wheel, sky
-        self.started_ns, self.exposure_s, self.light, self.fails = 0, 0.0, False, False
+        self.started_ns, self.exposure_s, self.light, self.fails, self.hiccups = 0, 0.0, False, False, 0
 
     async def status(self, *, deadline_s: float) -> CameraStatus:
         left_s = self.exposure_s + 1.0 - (self.clock.now_ns() - self.started_ns) / 1e9
@@ -206,6 +212,9 @@ class SmallCamera(_Device):
         assert (window["num_x"], window["num_y"]) == (40, 30)
 
     async def start_exposure(self, exposure_s: float, *, light: bool, deadline_s: float) -> None:
+        if self.hiccups:
+            self.hiccups -= 1
+            raise DeviceFault("the shutter did not answer", where="camera", remedy="Repeat it")
         self.started_ns, self.exposure_s, self.light = self.clock.now_ns(), exposure_s, light
 
     async def abort_exposure(self, *, deadline_s: float) -> None:

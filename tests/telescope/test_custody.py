@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nightbell.contracts.errors import Failed
 from nightbell.contracts.records import FrameRef
 from nightbell.telescope.custody import Custody, Intent, Ledger, Storage
 from nightbell.telescope.header import verify_fits
@@ -150,3 +151,18 @@ def test_a_reference_names_the_file_its_hash_and_its_size(tmp_path: Path, transa
     ref = Custody(tmp_path / "data", Ledger(transaction), host="here").take(make_frame(), NIGHT, "b1")
     content = Path(ref.path).read_bytes()
     assert (ref.sha256, ref.size_bytes, ref.host) == (hashlib.sha256(content).hexdigest(), len(content), "here")
+
+
+def test_a_frame_read_back_wrongly_is_quarantined_at_once(tmp_path: Path, transaction: Begin) -> None:
+    class LosingStorage(Storage):
+        def write(self, path: Path, content: bytes) -> None:
+            super().write(path, content[:2880] + bytes(len(content) - 2880))
+
+    custody = Custody(tmp_path / "data", Ledger(transaction), storage=LosingStorage())
+    frame = make_frame()
+    with pytest.raises(Failed, match="read back wrongly"):
+        custody.take(frame, NIGHT, "b1")
+    assert state_of(transaction, frame.frame_id) == "quarantined"
+    assert [path.parent.name for path in files(tmp_path / "data")] == ["quarantine"]
+    assert events(transaction) == ["alarm.raised"]
+    assert Custody(tmp_path / "data", Ledger(transaction)).resume() == ()

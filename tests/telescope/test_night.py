@@ -16,17 +16,19 @@ import msgspec
 import pytest
 
 from nightbell.contracts.errors import Refused
-from nightbell.contracts.events import Event
+from nightbell.contracts.events import Event, ObservationFailed
 from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.contracts.records import FrameRef, PlanItem
 from nightbell.contracts.states import FrameType, NightState
 from nightbell.devices.settings import DeviceSettings
 from nightbell.sky.view import SkyView
 from nightbell.telescope.activities import Activities, Batch, Counts
+from nightbell.telescope.activities.ground import Ground
 from nightbell.telescope.custody import Custody, Ledger
 from nightbell.telescope.dispatcher import Dispatcher, NightRecord, Transition
+from nightbell.telescope.dome_following import Coverage
 from nightbell.telescope.instruments import Instruments
-from nightbell.telescope.night_table import Trigger
+from nightbell.telescope.night_table import DomeReading, Trigger
 from nightbell.telescope.settings import (
     CalibrationSettings,
     DomeSettings,
@@ -112,7 +114,8 @@ class SmallOffice:
     def counts(self, night: str) -> Counts:
         with self.begin() as turn:
             rows = turn.query(
-                "SELECT frame_type, filter, exposure_s, target_id, count(*) FROM frames WHERE state = 'stored' GROUP BY 1, 2, 3, 4"
+                "SELECT frame_type, filter, exposure_s, target_id, count(*) FROM frames"
+                " WHERE state = 'stored' AND reason = '' GROUP BY 1, 2, 3, 4"
             )
         return Counts({(FrameType(row[0]), row[1], row[2], row[3]): row[4] for row in rows})
 
@@ -364,3 +367,148 @@ def test_progress_stands_still_when_the_loop_is_blocked(make_night: Callable[...
         before = night.ticks
         time.sleep(0.6)
         assert night.ticks == before
+
+
+def test_a_restart_long_after_a_kill_while_closing_closes_and_is_not_stuck(make_night: Callable[..., Night]) -> None:
+    # An hour without a process is no attempt to close.
+    began_ns = parse_utc("2027-04-12T22:40:00Z")
+    record = NightRecord(state=NightState.CLOSING, night=NIGHT, since_ns=began_ns)
+    night = make_night(start_utc="2027-04-12T23:40:00Z", rate=100.0, record=record)
+    night.dome.opened_share, night.dome.opening = 1.0, True
+    with night:
+        night.office.wait_for(NightState.CLOSED)
+    assert "stuck" not in night.office.states
+    assert night.dome.opened_share == 0.0
+
+
+def test_an_abort_before_the_devices_have_answered_ends_no_night(make_night: Callable[..., Night]) -> None:
+    night = make_night(start_utc="2027-04-12T16:00:00Z", rate=100.0)
+    night.camera.away = True
+    # The devices are read back by day only once they answer.
+    night.dispatcher.read_dome = lambda _: asyncio.sleep(0, DomeReading.CLOSED)
+    with night:
+        assert night.dispatcher.wish(Trigger.ABORT, "asked").result(10) is NightState.STOPPING
+        night.office.wait_for(NightState.DAY)
+        assert night.thread.is_alive()
+
+
+def test_a_camera_that_is_away_at_the_start_hides_no_open_dome(make_night: Callable[..., Night], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nightbell.telescope.activities.day.DEVICES_PATIENCE_S", 0.5)
+    night = open_night(make_night, NightState.OBSERVING)
+    night.camera.away = True
+    with night:
+        night.office.wait_for(NightState.PAUSED)
+    assert night.dome.opened_share == 0.0
+    assert "stuck" not in night.office.states
+
+
+def test_a_dome_closed_by_somebody_else_ends_the_observation_and_no_frame_of_it_counts(
+    make_night: Callable[..., Night], transaction: Begin
+) -> None:
+    night = open_night(make_night, NightState.OBSERVING)
+    night.office.plan = PLAN
+    with night:
+        wait_until(lambda: "1 of 2" in night.activities.note)
+        night.office.safe = False  # safety keeps it closed, and its event never comes
+        night.dome.opening = False
+        night.office.wait_for(NightState.SHELTERING)
+        night.office.wait_for(NightState.PAUSED)
+    assert "read back open" in night.office.transitions[0].after.reason
+    assert night.office.counts(NIGHT).of(FrameType.LIGHT) == 0
+
+
+def test_a_frame_that_the_slit_did_not_cover_is_kept_but_does_not_count(
+    make_night: Callable[..., Night], transaction: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Coverage(covered=False, vignetted=0.4)
+    monkeypatch.setattr("nightbell.telescope.dome_following.DomeModel.coverage", lambda *_: nothing)
+    night = open_night(make_night, NightState.OBSERVING)
+    night.office.plan = PLAN[:1]
+    with night:
+        wait_until(lambda: [type(event).__name__ for event in night.office.events].count("ObservationFailed") == 2)
+        night.office.wait_for(NightState.IDLE_OPEN)
+    assert stored(transaction)[("LIGHT", "g")] == 4  # both attempts are on disk
+    assert night.office.counts(NIGHT).of(FrameType.LIGHT) == 0
+    failed = [event for event in night.office.events if isinstance(event, ObservationFailed)]
+    assert "2 of 2 frames lost light" in failed[0].reason
+    from astropy.io import fits
+
+    with transaction() as turn:
+        refs = [msgspec.json.decode(row[0], type=FrameRef) for row in turn.query("SELECT frame FROM frames")]
+    assert all(fits.getheader(ref.path)["DOMEOK"] is False for ref in refs)
+
+
+def test_a_human_on_site_stops_everything_that_moves(make_night: Callable[..., Night]) -> None:
+    with open_night(make_night) as night:
+        wait_until(lambda: night.office.lease)
+        assert night.dispatcher.wish(Trigger.HUMAN_ON_SITE, "asked").result(10) is NightState.MANUAL
+        assert "abort" in night.dome.calls
+        assert "abort" in night.mount.calls
+
+
+def test_a_restart_with_a_human_on_site_moves_nothing(make_night: Callable[..., Night]) -> None:
+    night = open_night(make_night, NightState.MANUAL)
+    night.office.safe = False
+    with night:
+        wait_until(lambda: night.activities.note.startswith("manual"))
+    assert night.dome.opened_share == 1.0
+    assert set(night.dome.calls) <= {"aclose"}
+
+
+def test_an_abort_that_the_mount_never_confirms_still_ends_in_a_closed_dome(make_night: Callable[..., Night]) -> None:
+    night = open_night(make_night)
+    night.dispatcher.deadlines_s[NightState.STOPPING] = 15.0
+    with night:
+        wait_until(lambda: night.office.lease)
+        night.mount.away = True
+        assert night.dispatcher.wish(Trigger.ABORT, "asked").result(10) is NightState.STOPPING
+        night.office.wait_for(NightState.IDLE_OPEN)
+    assert night.office.states.count("stopping") == 2  # its own deadline led on
+
+
+def test_a_night_paused_in_the_morning_does_not_wait_for_the_evening(make_night: Callable[..., Night]) -> None:
+    record = NightRecord(state=NightState.PAUSED, night=NIGHT, since_ns=parse_utc("2027-04-13T10:10:00Z"))
+    night = make_night(start_utc="2027-04-13T10:15:00Z", rate=100.0, record=record)
+    assert -12 < night.sky.sun_altitude_deg(night.clock.now_ns()) < -5
+    with night:
+        night.office.wait_for(NightState.CLOSED)
+    assert "opening" not in night.office.states
+
+
+def test_one_failed_exposure_among_the_biases_does_not_end_the_night(make_night: Callable[..., Night], transaction: Begin) -> None:
+    night = make_night(start_utc="2027-04-12T21:50:00Z", rate=300.0)
+    night.camera.hiccups = 2
+    with night:
+        night.office.wait_for(NightState.READY)
+        wait_until(lambda: stored(transaction).get(("BIAS", None), 0) == 3)
+    assert "fault" not in night.office.states
+
+
+def test_in_polar_night_the_night_ends_at_local_noon() -> None:
+    sky = SkyView(msgspec.structs.replace(SITE, latitude_deg=85.0))
+    noon_ns = parse_utc("2027-12-21T16:42:57Z")
+    assert all(sky.sun_altitude_deg(noon_ns + h * 3_600_000_000_000) < -12 for h in range(24))
+    assert sky.night_label(noon_ns - 60_000_000_000) == "2027-12-20"
+    ground = Ground(
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        settings=SETTINGS,
+        site=SITE,
+        stage=3,
+        sky=sky,
+        clock=FastClock(noon_ns + 60_000_000_000, 1.0),
+        tick=lambda: None,
+        no_deadline=lambda: None,
+    )
+    assert ground.is_another_night(NightRecord(state=NightState.OBSERVING, night="2027-12-20"))
+    assert not ground.is_another_night(NightRecord(state=NightState.OBSERVING, night="2027-12-21"))
+
+
+def test_a_target_that_passes_the_zenith_between_start_and_end_is_not_begun(make_night: Callable[..., Night]) -> None:
+    night = make_night(start_utc="2027-04-12T23:40:00Z", rate=1.0)
+    at_ns = night.clock.now_ns() + 60_000_000_000
+    ra_deg, dec_deg = night.sky.from_horizontal(89.99, 0.0, at_ns + 1_800_000_000_000)
+    one = msgspec.structs.replace(PLAN[0], ra_deg=ra_deg, dec_deg=dec_deg, exposure_s=60.0, n_exposures=60)
+    assert night.sky.place(ra_deg, dec_deg, at_ns).altitude_deg < 88
+    assert "above 88" in night.activities.observing._why_not(one, at_ns, 60)
+    assert night.activities.observing._why_not(one, at_ns, 2) == ""

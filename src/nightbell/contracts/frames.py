@@ -223,7 +223,6 @@ HEADER: tuple[HeaderKey, ...] = (
     *_rows(
         _SKY,
         (Key.FILTER, "", "filter as named by the wheel"),
-        (Key.FILTPOS, "", "slot of the wheel, from 0, as read back"),
         (Key.RA, "deg", "where it points, ICRS"),
         (Key.DEC, "deg", "where it points, ICRS"),
         (Key.RADESYS, "", "frame of RA and DEC"),
@@ -238,6 +237,7 @@ HEADER: tuple[HeaderKey, ...] = (
     ),
     *_rows(
         _SKY,
+        (Key.FILTPOS, "", "slot of the wheel, from 0, as read back"),
         (Key.AIRMASS, "", "at DATE-AVG; absent below the horizon"),
         (Key.PIERSIDE, "", "east, west; absent when unknown"),
         (Key.DOMEAZ, "deg", "azimuth of the slit, read back"),

@@ -60,6 +60,8 @@ class Intent:
     """`sha256` is empty until it is written."""
     night: str
     batch_id: str
+    flaw: str = ""
+    """Why it does not count towards what was asked for: kept in the row's `reason`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +92,8 @@ class Ledger:
         frame = intent.frame
         with self._transaction() as turn:
             turn.execute(
-                "INSERT INTO frames (frame_id, night, batch_id, state, frame_type, filter, exposure_s, target_id, frame)"
-                " VALUES (?, ?, ?, 'intended', ?, ?, ?, ?, ?)",
+                "INSERT INTO frames (frame_id, night, batch_id, state, frame_type, filter, exposure_s, target_id, frame, reason)"
+                " VALUES (?, ?, ?, 'intended', ?, ?, ?, ?, ?, ?)",
                 (
                     frame.frame_id,
                     intent.night,
@@ -101,6 +103,7 @@ class Ledger:
                     frame.exposure_s,
                     frame.target_id,
                     msgspec.json.encode(frame),
+                    intent.flaw,
                 ),
             )
 
@@ -209,12 +212,18 @@ class Custody:
     def take(self, data: FrameData, night: str, batch_id: str) -> FrameRef:
         """Write one frame up to and including its placing; `announce` makes the batch known. Returns the complete ref."""
         folder = self.folder / night
-        intent = Intent(frame=data.reference(str(folder / data.file_name), host=self.host), night=night, batch_id=batch_id)
+        reference = data.reference(str(folder / data.file_name), host=self.host)
+        intent = Intent(frame=reference, night=night, batch_id=batch_id, flaw=data.flaw)
         self.ledger.intend(intent)
         self.storage.make_folder(folder)
         temporary = folder / f".tmp-{intent.frame.frame_id}"
         self.storage.write(temporary, write_fits(data))
-        frame = self._verify(intent.frame, temporary)
+        try:
+            frame = self._verify(intent.frame, temporary)
+        except Failed as error:
+            self._quarantine(temporary, intent.frame)
+            self.ledger.quarantine(intent.frame, error.what)
+            raise
         return self._place(frame, temporary)
 
     def announce(self, night: str, batch_id: str, frames: tuple[FrameRef, ...], *, also: tuple[Event, str] | None = None) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from nightbell.contracts.errors import DeviceError, DeviceLost, NightbellError, Refused
+from nightbell.contracts.errors import DeviceLost, NightbellError, Refused
 from nightbell.contracts.states import NightState
 from nightbell.sky.view import Clock
 from nightbell.telescope.night_table import DEADLINE_S, Action, DomeReading, Step, Trigger, entry_action, refusal, resume, step
@@ -87,7 +87,7 @@ class Dispatcher:
         clock: Clock,
         *,
         night_label: Callable[[int], str],
-        read_dome: Callable[[], Awaitable[DomeReading]],
+        read_dome: Callable[[NightRecord | None], Awaitable[DomeReading]],
         stop_all: Callable[[], Awaitable[None]],
         tick: Callable[[], None],
         deadlines_s: dict[NightState, float] | None = None,
@@ -107,6 +107,8 @@ class Dispatcher:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.no_deadline = False
         """Set by an activity that has reached a point from which only a human leads on."""
+        self._entered_ns = self.record.since_ns
+        """When this process entered the state, or came back to it: what its deadline counts from."""
         self._lost_first_s: float | None = None
         self._lost_last_s = 0.0
         self._wishes: asyncio.Queue[_Wish] = asyncio.Queue()
@@ -152,8 +154,10 @@ class Dispatcher:
 
     async def _resume(self) -> None:
         """After a start: read the dome back first, then go on by the table's column `resume`."""
-        reading = await self.read_dome()
+        reading = await self.read_dome(self.record if self.readable else None)
         row = resume(self.record.state if self.readable else None, reading)
+        # A state that is gone on with has its whole time again: the minutes without a process were no attempt to close.
+        self._entered_ns = self.clock.now_ns()
         if row.to is not self.record.state or not self.readable:
             await self._move(row, "resume", f"started again in {self.record.state.value}; the dome reads back {reading.value}")
 
@@ -170,7 +174,7 @@ class Dispatcher:
             stopped_from=before.state if row.action is Action.STOP_ALL else before.stopped_from,
         )
         await asyncio.to_thread(self.journal.write, Transition(before=before, after=after, alarm=row.alarm))
-        self.record = after
+        self.record, self._entered_ns = after, now_ns
         self.no_deadline = False
         self.tick()
 
@@ -220,7 +224,7 @@ class Dispatcher:
         if limit_s is None or self.no_deadline:
             return None
         # In a fast world 120 s are one real second: what a busy host needs for its own work must not count as a fault.
-        elapsed_s = max(0.0, (self.clock.now_ns() - record.since_ns) / 1e9)
+        elapsed_s = max(0.0, (self.clock.now_ns() - self._entered_ns) / 1e9)
         return max(0.0, self.clock.real_s(limit_s, floor_s=self.real_floor_s) - self.clock.real_s(elapsed_s))
 
     async def _grant(self, wish: _Wish, activity: asyncio.Task[Ending], record: NightRecord) -> bool:
@@ -228,8 +232,8 @@ class Dispatcher:
         if row is None:
             wish.answer.set_exception(Refused(refusal(record.state, wish.trigger), where="telescope", remedy="See `nightbell status`"))
             return False
-        if wish.trigger is Trigger.ABORT:
-            # The devices first: cancelling the activity may take a moment, the abort must not.
+        if wish.trigger in (Trigger.ABORT, Trigger.HUMAN_ON_SITE):
+            # The devices first: cancelling the activity may take a moment, the abort must not. A human on site is in its way.
             await self._stop_all()
         await _end(activity)
         await self._move(row, wish.trigger.value, wish.reason)
@@ -239,7 +243,7 @@ class Dispatcher:
     async def _stop_all(self) -> None:
         try:
             await asyncio.wait_for(self.stop_all(), WORKER_LIMIT_S)
-        except (DeviceError, TimeoutError) as error:
+        except (NightbellError, TimeoutError) as error:
             await asyncio.to_thread(self.journal.alarm, "telescope.abort", f"a device did not take the abort: {error}", critical=True)
 
     async def _ending_of(self, activity: asyncio.Task[Ending], record: NightRecord) -> Ending | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nightbell.contracts.errors import BadInput, DeviceFault, DeviceLied, DeviceTimeout
+from nightbell.contracts.errors import BadInput, DeviceError, DeviceFault, DeviceLied, DeviceTimeout
 from nightbell.contracts.frames import Key
 from nightbell.contracts.records import Site
 from nightbell.contracts.states import FrameType
@@ -249,6 +249,8 @@ class Purpose:
     target_dec_deg: float | None = None
     flat_deviation: float | None = None
     sky_rate_adu_per_s: float | None = None
+    flaw: str = ""
+    """Why the frame, stored all the same, does not count towards what was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,13 +269,18 @@ async def read_weather(weather: Weather | None) -> WeatherStatus | None:
         return None
     try:
         return await weather.status(deadline_s=weather.default_deadline_s)
-    except (DeviceFault, DeviceTimeout):
+    except DeviceError:
         return None
 
 
 async def read_focuser(focuser: Focuser | None) -> FocuserStatus | None:
-    """The focuser for the header; None when there is none."""
-    return None if focuser is None else await focuser.status(deadline_s=focuser.default_deadline_s)
+    """The focuser for the header; None when there is none, or when it does not answer: no frame is worth less for it."""
+    if focuser is None:
+        return None
+    try:
+        return await focuser.status(deadline_s=focuser.default_deadline_s)
+    except DeviceError:
+        return None
 
 
 def _sky_values(exposed: Exposed, around: Circumstances, sky: SkyView) -> dict[Key, Value]:
@@ -289,7 +296,7 @@ def _sky_values(exposed: Exposed, around: Circumstances, sky: SkyView) -> dict[K
     return known(
         {
             Key.FILTER: exposed.filter_name or "none",
-            Key.FILTPOS: exposed.filter_position if exposed.filter_position is not None else 0,
+            Key.FILTPOS: exposed.filter_position,
             Key.RA: start.ra_deg,
             Key.DEC: start.dec_deg,
             Key.RADESYS: "ICRS",
@@ -409,4 +416,5 @@ def frame_data(
         target_id=purpose.target_id,
         object_name=purpose.object_name,
         superevent_id=purpose.superevent_id,
+        flaw=purpose.flaw,
     )

@@ -60,6 +60,8 @@ class FrameData:
     target_id: str | None = None
     object_name: str | None = None
     superevent_id: str | None = None
+    flaw: str = ""
+    """Why it does not count towards what was asked for; empty: it counts."""
 
     @property
     def file_name(self) -> str:
@@ -250,7 +252,7 @@ def provenance_values(
             Key.ALERTID: superevent_id,
             Key.STAGE: stage,
             Key.SWVER: nightbell.__version__,
-            Key.SIMCLOCK: clock_rate if clock_rate != 1.0 else None,
+            Key.SIMCLOCK: clock_rate if simulated or clock_rate != 1.0 else None,
             Key.SIMULATED: simulated,
         }
     )

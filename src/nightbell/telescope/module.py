@@ -225,7 +225,8 @@ def _visit(target_id: str | None, filter_name: str | None) -> str:
 
 def _counts(turn: Turn[TelescopeState], night: str) -> Counts:
     rows = turn.query(
-        "SELECT frame_type, filter, exposure_s, target_id, count(*) FROM frames WHERE night = ? AND state = 'stored' GROUP BY 1, 2, 3, 4",
+        "SELECT frame_type, filter, exposure_s, target_id, count(*) FROM frames"
+        " WHERE night = ? AND state = 'stored' AND reason = '' GROUP BY 1, 2, 3, 4",
         (night,),
     )
     return Counts({(FrameType(row[0]), row[1], row[2], row[3]): int(row[4]) for row in rows})

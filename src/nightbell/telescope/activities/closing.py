@@ -32,7 +32,9 @@ class Closing:
 
     async def dome_reading(self) -> DomeReading:
         """The shutter as read back just now."""
-        status = await self.ground.instruments.pointing.dome_status()
+        # Asked of the dome itself: a camera that is away must not hide it.
+        dome = self.ground.instruments.dome
+        status = await dome.status(deadline_s=dome.default_deadline_s)
         if status.shutter is ShutterState.OPEN:
             return DomeReading.OPEN
         return DomeReading.CLOSED if status.shutter is ShutterState.CLOSED else DomeReading.OTHER
@@ -60,12 +62,12 @@ class Closing:
             await asyncio.sleep(min(0.25, self.ground.clock.real_s(0.5, floor_s=0.01)))
 
     async def _park_mount(self) -> None:
-        mount, pointing = self.ground.instruments.mount, self.ground.instruments.pointing
-        if (await pointing.mount_status()).at_park:
+        mount = self.ground.instruments.mount
+        if (await mount.status(deadline_s=mount.default_deadline_s)).at_park:
             return
         await mount.park(deadline_s=mount.default_deadline_s)
         await wait_until(
-            pointing.mount_status,
+            lambda: mount.status(deadline_s=mount.default_deadline_s),
             lambda s: s.at_park and not s.slewing,
             what="mount.park",
             deadline_s=self.ground.clock.real_s(180.0, floor_s=10.0),
@@ -81,7 +83,7 @@ class Closing:
         """Abort at every device at once; what fails is raised after all have been told."""
         mount, dome = self.ground.instruments.mount, self.ground.instruments.dome
         work: list[Awaitable[Any]] = [
-            self.ground.instruments.camera.abort(),
+            self._abort_exposure(),
             mount.abort_slew(deadline_s=mount.default_deadline_s),
             dome.abort_slew(deadline_s=dome.default_deadline_s),
         ]
@@ -90,12 +92,17 @@ class Closing:
         if failed:
             raise DeviceFault("; ".join(str(one) for one in failed), where="abort", remedy="Stop the device by hand")
 
+    async def _abort_exposure(self) -> None:
+        """Nothing is exposed by a camera that was never connected."""
+        if self.ground.instruments.is_connected:
+            await self.ground.instruments.camera.abort()
+
     async def _secure(self, *, park_dome: bool) -> None:
         """Close first; mount, cover and camera at the same time, and none of them can delay or prevent the closing."""
 
         async def others() -> list[str]:
             problems = []
-            for name, work in (("camera", self.ground.instruments.camera.abort), ("cover", self._close_cover), ("mount", self._park_mount)):
+            for name, work in (("camera", self._abort_exposure), ("cover", self._close_cover), ("mount", self._park_mount)):
                 try:
                     await work()
                 except NightbellError as error:
@@ -127,6 +134,11 @@ class Closing:
         await self.ground.instruments.connect()
         if await self.dome_reading() is not DomeReading.CLOSED:
             return "the dome does not read back closed"
+        mount, cover = self.ground.instruments.mount, self.ground.instruments.cover
+        if not (await mount.status(deadline_s=mount.default_deadline_s)).at_park:
+            return "the mount does not read back parked"
+        if cover is not None and (await cover.status(deadline_s=cover.default_deadline_s)).cover_state is CoverState.OPEN:
+            return "the cover reads back open"
         return ""
 
     async def shelter(self, record: NightRecord) -> Ending:
@@ -184,8 +196,11 @@ class Closing:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    async def report_stopped(self, record: NightRecord) -> Ending:  # noqa: ARG002
+    async def report_stopped(self, record: NightRecord) -> Ending:
         """The abort has gone out before this state was entered; tell the devices again and see that nothing moves."""
+        if record.trigger == Trigger.TIMED_OUT.value:
+            # A device that does not answer must not hold an open dome here: what comes next needs it, fails, and closes.
+            return Ending(Trigger.WORKERS_DEAD, "our own work has ended; a device did not confirm that it stands still")
         await self.stop_all()
         mount, dome = self.ground.instruments.mount, self.ground.instruments.dome
         await wait_until(

@@ -41,7 +41,7 @@ class DarkFrames:
         try:
             for i in range(n):
                 self.ground.note = f"{frame_type.value.lower()} {exposure_s:g} s, {i + 1} of {n}"
-                exposed = await self.ground.instruments.camera.expose(exposure_s, light=False)
+                exposed = await self.frames.expose(exposure_s, light=False)
                 if frame_type is FrameType.BIAS:
                     self.bias_level_adu = float(np.median(exposed.image.pixels))
                 purpose = await self.frames.purpose(frame_type, night, plan_id=f"{frame_type.value.lower()}-{exposure_s:g}s")

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from nightbell.contracts.errors import DeviceFault, NightbellError
+from nightbell.contracts.states import NightState
 from nightbell.devices.protocols import CoverState, ShutterState
 from nightbell.devices.waiting import wait_until
 from nightbell.telescope.activities.closing import Closing
@@ -19,6 +20,9 @@ from nightbell.telescope.night_table import DomeReading, Trigger
 
 __all__ = ["Day"]
 
+DEVICES_PATIENCE_S = 60.0
+"""Real seconds for which a start waits for every device; then the dome counts as not closed, and is closed first."""
+
 
 class Day:
     """From the morning's report to the open dome."""
@@ -30,9 +34,12 @@ class Day:
         self.closing = closing
         self.observing = observing
 
-    async def first_dome_reading(self) -> DomeReading:
-        """After a start: connect, and read everything back. Tries for a minute; then the dome counts as not closed."""
-        end = time.monotonic() + 60.0
+    async def first_dome_reading(self, record: NightRecord | None) -> DomeReading:
+        """After a start: connect, and read everything back. Tries for a minute; then the dome counts as not closed.
+
+        `record`: the night as it was left; None when it cannot be read. With a human at the telescope nothing is sent.
+        """
+        end = time.monotonic() + DEVICES_PATIENCE_S
         while True:
             try:
                 await self.ground.instruments.connect()
@@ -47,8 +54,13 @@ class Day:
                 await asyncio.sleep(0.3)
             else:
                 await asyncio.to_thread(self.frames.custody.resume)
-                # The exposure of the process that died is nobody's.
-                await self.ground.instruments.camera.abort()
+                if record is not None and record.state is NightState.MANUAL:
+                    return reading
+                try:
+                    # The exposure of the process that died is nobody's.
+                    await self.ground.instruments.camera.abort()
+                except NightbellError as error:
+                    self.ground.note = f"an old exposure could not be ended: {error}"
                 if reading is DomeReading.OPEN and not await self._may_stay_open():
                     return DomeReading.OTHER
                 return reading
@@ -108,6 +120,8 @@ class Day:
         while True:
             if await self.ground.dawn():
                 return Ending(Trigger.NIGHT_OVER, "the Sun is up")
+            if self.ground.is_another_night(record):
+                return Ending(Trigger.NIGHT_OVER, f"the night of {record.night} ended at noon")
             altitude_deg, _ = await self.ground.sun()
             wanted = self.ground.office.is_wanted("open") or (night.trigger == "clock" and altitude_deg < night.open_sun_deg)
             if wanted and altitude_deg >= night.open_sun_deg:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from nightbell.contracts.errors import NightbellError
+from nightbell.contracts.errors import DeviceError, DeviceLost, NightbellError
 from nightbell.contracts.events import Event
 from nightbell.contracts.frames import new_frame_id
 from nightbell.contracts.records import FrameRef
@@ -18,6 +18,8 @@ from nightbell.telescope.exposure import Circumstances, Exposed, Purpose, frame_
 
 __all__ = ["Frames"]
 
+ATTEMPTS = 3
+"""A calibration frame is tried so often: one hiccup of a camera must not end a night."""
 QUEUE = 4
 """Frames between camera and writer; when it is full, the next exposure waits."""
 
@@ -49,11 +51,27 @@ class Frames:
         while self._writing:
             await asyncio.wait(set(self._writing))
 
+    async def expose(self, exposure_s: float, *, light: bool) -> Exposed:
+        """An exposure for calibration, tried again when the camera fails it. A lost connection is the dispatcher's to wait for."""
+        camera = self.ground.instruments.camera
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await camera.expose(exposure_s, light=light)
+            except DeviceLost:
+                raise
+            except DeviceError as error:
+                if attempt == ATTEMPTS:
+                    raise
+                self.ground.note = f"exposure failed ({attempt} of {ATTEMPTS}): {error}"
+                await camera.abort()
+        raise AssertionError("unreachable")
+
     async def add(self, batch: Batch, exposed: Exposed, purpose: Purpose, around: Circumstances) -> None:
         """Hand a frame to the writer; waits only when the queue is full."""
         key = (purpose.frame_type, _filter_of(exposed, purpose), exposed.image.exposure_s, purpose.target_id)
-        self._pending[key] = self._pending.get(key, 0) + 1
-        batch.keys.append(key)
+        if not purpose.flaw:
+            self._pending[key] = self._pending.get(key, 0) + 1
+            batch.keys.append(key)
         await self._slots.acquire()
         batch.writing.append(asyncio.create_task(self._write(batch, exposed, purpose, around)))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from nightbell.contracts.records import Site
 from nightbell.sky.view import Clock, SkyView
 from nightbell.telescope.activities.office import Office
+from nightbell.telescope.dispatcher import NightRecord
 from nightbell.telescope.instruments import Instruments
 from nightbell.telescope.settings import TelescopeSettings
 
@@ -72,10 +73,14 @@ class Ground:
         return await asyncio.to_thread(both)
 
     async def night_left_s(self) -> float:
-        """Until the Sun, rising, stands at the limit for lights; 0 by day. Looks 24 h ahead in steps of 5 min."""
+        """Until the Sun, rising, stands at the limit for lights; 0 in the morning and by day. Looks 24 h ahead in steps of 5 min."""
 
         def look() -> float:
             now_ns, limit = self.clock.now_ns(), self.settings.night.dark_sun_deg
+            now_deg = self.sky.sun_altitude_deg(now_ns)
+            falling = self.sky.sun_altitude_deg(now_ns + 60_000_000_000) < now_deg
+            if now_deg > self.settings.night.open_sun_deg or (now_deg >= limit and not falling):
+                return 0.0  # the darkness that comes is another night's
             was_dark = False
             for step in range(288):
                 is_dark = self.sky.sun_altitude_deg(now_ns + step * 300_000_000_000) < limit
@@ -85,6 +90,10 @@ class Ground:
             return 86_400.0 if was_dark else 0.0
 
         return await asyncio.to_thread(look)
+
+    def is_another_night(self, record: NightRecord) -> bool:
+        """Whether local noon has passed since the night began: in polar night the Sun does not say so."""
+        return record.night != self.sky.night_label(self.clock.now_ns())
 
     async def dawn(self) -> bool:
         altitude_deg, rising = await self.sun()

@@ -16,7 +16,7 @@ from nightbell.telescope.activities.observing import Observing
 from nightbell.telescope.activities.office import Office
 from nightbell.telescope.activities.twilight import Twilight
 from nightbell.telescope.custody import Custody
-from nightbell.telescope.dispatcher import Activity
+from nightbell.telescope.dispatcher import Activity, NightRecord
 from nightbell.telescope.instruments import Instruments
 from nightbell.telescope.night_table import Action, DomeReading
 from nightbell.telescope.settings import TelescopeSettings
@@ -55,7 +55,7 @@ class Activities:
         self.frames = Frames(ground, custody)
         self.darks = DarkFrames(ground, self.frames)
         self.closing = Closing(ground)
-        self.twilight = Twilight(ground, self.frames, self.darks)
+        self.twilight = Twilight(ground, self.frames, self.darks, self.closing)
         self.observing = Observing(ground, self.frames, self.darks, self.closing, self.twilight)
         self.day = Day(ground, self.frames, self.darks, self.closing, self.observing)
 
@@ -94,9 +94,9 @@ class Activities:
         """Targets, plan or wishes have changed: waits end early. From the night's own thread."""
         self.ground.changed.set()
 
-    async def first_dome_reading(self) -> DomeReading:
+    async def first_dome_reading(self, record: NightRecord | None) -> DomeReading:
         """After a start: everything read back (day.py)."""
-        return await self.day.first_dome_reading()
+        return await self.day.first_dome_reading(record)
 
     async def stop_all(self) -> None:
         """Abort at every device at once (closing.py)."""

@@ -10,12 +10,14 @@ from dataclasses import replace
 import numpy as np
 
 from nightbell.contracts.states import FrameType
+from nightbell.devices.protocols import ShutterState
+from nightbell.telescope.activities.closing import Closing
 from nightbell.telescope.activities.darks import DarkFrames
 from nightbell.telescope.activities.frames import Frames
 from nightbell.telescope.activities.ground import Ground
 from nightbell.telescope.activities.office import Batch
 from nightbell.telescope.dispatcher import Ending, NightRecord
-from nightbell.telescope.exposure import Circumstances, Exposed, Purpose, read_weather
+from nightbell.telescope.exposure import Circumstances, Exposed, Purpose, read_focuser, read_weather
 from nightbell.telescope.flats import (
     Finished,
     FlatLimits,
@@ -27,7 +29,7 @@ from nightbell.telescope.flats import (
     plan_exposure,
     twilight_log_rate,
 )
-from nightbell.telescope.night_table import Trigger
+from nightbell.telescope.night_table import DomeReading, Trigger
 from nightbell.telescope.pointing import Pointed
 
 __all__ = ["Twilight"]
@@ -40,10 +42,11 @@ FLAT_DITHER_DEG = 40 / 3600
 class Twilight:
     """The open dome while the sky is too bright for anything else."""
 
-    def __init__(self, ground: Ground, frames: Frames, darks: DarkFrames) -> None:
+    def __init__(self, ground: Ground, frames: Frames, darks: DarkFrames, closing: Closing) -> None:
         self.ground = ground
         self.frames = frames
         self.darks = darks
+        self.closing = closing
         self.throughput: dict[str, float] = {}
         """Filter -> sky rate over the model's, as measured: the order of the filters on later nights."""
 
@@ -63,15 +66,16 @@ class Twilight:
         altitude_deg, rising = await self.ground.sun()
         lacking = await self.lacking_flats(record.night)
         for name in order_of_filters(tuple(lacking), self.throughput, dusk=not rising):
+            if await self.closing.dome_reading() is not DomeReading.OPEN:
+                return Ending(Trigger.UNSAFE, "the dome shutter does not read back open")
             await self._flats_in(name, lacking[name], record.night, dusk=not rising)
             altitude_deg, rising = await self.ground.sun()
             if self._flat_window_is_over(altitude_deg, rising=rising):
                 break
         still = sorted(await self.lacking_flats(record.night))
         reason = f"flats lacking in {', '.join(still)}; the Sun is at {altitude_deg:.1f} deg" if still else "all flats are taken"
-        return Ending(
-            Trigger.NIGHT_OVER if rising and altitude_deg > self.ground.settings.night.dark_sun_deg else Trigger.FLATS_OVER, reason
-        )
+        is_day = rising and altitude_deg > self.ground.settings.night.dark_sun_deg
+        return Ending(Trigger.NIGHT_OVER if is_day else Trigger.FLATS_OVER, reason)
 
     def _flat_window_is_over(self, altitude_deg: float, *, rising: bool) -> bool:
         night = self.ground.settings.night
@@ -95,10 +99,14 @@ class Twilight:
         ended_s: float | None = None
         try:
             await camera.set_filter(name)
-            pointed = await self._point_for_flats(0)
+            await self._point_for_flats(0)
             while n_kept < n:
                 altitude_deg, rising = await self.ground.sun()
                 if rising == dusk or self._flat_window_is_over(altitude_deg, rising=rising):
+                    return
+                # Read back each time: after a wait the dome may have to turn, and its shutter may have been closed.
+                pointed = await self.ground.instruments.pointing.follow(exposure_s=limits.exposure_max_s)
+                if pointed.dome.shutter is not ShutterState.OPEN:
                     return
                 now_s = (self.ground.clock.now_ns() - origin_ns) / 1e9
                 if ended_s is not None:
@@ -114,7 +122,7 @@ class Twilight:
                         await self.ground.pause(seconds)
                     case decision:
                         self.ground.note = f"flat in {name}, {decision.exposure_s:.2f} s{' (test)' if decision.test else ''}"
-                        exposed = await camera.expose(decision.exposure_s, light=True)
+                        exposed = await self.frames.expose(decision.exposure_s, light=True)
                         sky, measured = await asyncio.to_thread(self._measure, sky, exposed, origin_ns, limits)
                         ended_s = (exposed.started_ns - origin_ns) / 1e9 + exposed.image.exposure_s
                         if measured.sky_rate_adu_per_s and altitude_deg > -12:
@@ -122,9 +130,13 @@ class Twilight:
                                 measured.sky_rate_adu_per_s / math.exp(sky.prior(ended_s)) if sky.prior(ended_s) else 0.0
                             )
                         if measured.keep and not decision.test:
-                            await self.frames.add(batch, *await self._flat(exposed, measured, pointed, night, name))
+                            purpose, around = await self._flat(measured, pointed, night, name)
+                            if purpose.flaw:
+                                self.ground.note = f"flat in {name}: {purpose.flaw}"
+                                continue  # a flat with the dome's shadow in it would be believed
+                            await self.frames.add(batch, exposed, purpose, around)
                             n_kept += 1
-                            pointed = await self._point_for_flats(n_kept)
+                            await self._point_for_flats(n_kept)
         finally:
             self.frames.finish(batch)
 
@@ -168,16 +180,17 @@ class Twilight:
             ra_deg = (ra_deg + FLAT_DITHER_DEG / math.cos(math.radians(min(abs(dec_deg), 85.0)))) % 360
         return await pointing.slew(ra_deg, dec_deg, exposure_s=self.ground.settings.calibration.flat_exposure_max_s)
 
-    async def _flat(
-        self, exposed: Exposed, measured: Measured, pointed: Pointed, night: str, name: str
-    ) -> tuple[Exposed, Purpose, Circumstances]:
-        end = await self.ground.instruments.pointing.read_back(exposure_s=0.0)
-        around = Circumstances(at_start=pointed, at_end=end, weather=await read_weather(self.ground.instruments.weather), focuser=None)
+    async def _flat(self, measured: Measured, pointed: Pointed, night: str, name: str) -> tuple[Purpose, Circumstances]:
+        instruments = self.ground.instruments
+        end, weather, focuser = await asyncio.gather(
+            instruments.pointing.read_back(exposure_s=0.0), read_weather(instruments.weather), read_focuser(instruments.focuser)
+        )
         purpose = await self.frames.purpose(
             FrameType.FLAT,
             night,
             plan_id=f"flat-{name}",
             flat_deviation=round(measured.deviation, 5),
             sky_rate_adu_per_s=measured.sky_rate_adu_per_s,
+            flaw="" if end.coverage.covered else "the slit did not cover the beam",
         )
-        return exposed, purpose, around
+        return purpose, Circumstances(at_start=pointed, at_end=end, weather=weather, focuser=focuser)
