@@ -18,7 +18,8 @@ from nightbell.simulator.settings import CameraSettings, GalaxySettings, Simulat
 
 D = 5.0
 CAMERA = CameraSettings(width_px=200, height_px=200, cosmic_rays_per_s=0.0)
-HOST = GalaxySettings(name="NGC4993", ra_deg=197.44875, dec_deg=-23.38389, mag=12.2, half_light_radius_arcsec=16.0)
+# Fainter than it is: a hundredth of cloud before a host of mag 12 outweighs the transient.
+HOST = GalaxySettings(name="NGC4993", ra_deg=197.44875, dec_deg=-23.38389, mag=17.0, half_light_radius_arcsec=16.0)
 
 
 class WallClock:
@@ -91,9 +92,14 @@ def test_a_transient_posted_to_the_world_is_on_the_next_frame_and_not_on_the_one
     beside = np.hypot((seen["ra_deg"] - HOST.ra_deg) * np.cos(np.radians(HOST.dec_deg)), seen["dec_deg"] - HOST.dec_deg) * 3600
     assert 30 < beside < 90
     assert seen["light_share"] > 0.99
-    light = (after - before)[20:-20, 20:-20].sum()
+    changed = (after - before)[20:-20, 20:-20]
+    y, x = np.unravel_index(changed.argmax(), changed.shape)
+    rows, columns = np.indices(changed.shape)
+    apart_px = np.hypot(rows - y, columns - x)
+    # Above what the sky became meanwhile, which is more when the host is busy: a second of ours is minutes of the world's.
+    light = (changed - np.median(changed[(apart_px > 20) & (apart_px < 40)]))[apart_px < 15].sum()
     wanted = 60 * 10 ** (0.4 * (22.6 - 0.11 - 16.0)) / 1.5
-    assert light == pytest.approx(wanted, rel=0.35)  # seeing and sky wander between two frames
+    assert light == pytest.approx(wanted, rel=0.35)  # clouds wander between two frames
 
 
 def azimuth_for(simulator, hour_angle_deg: float, declination_deg: float, site) -> float:
