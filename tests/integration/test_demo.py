@@ -13,9 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+from astropy.io import fits
+from astropy.time import Time
 
 from nightbell.cli.report import read_events
 from nightbell.console.preview import picture
+from nightbell.contracts.frames import keys_of
+from nightbell.contracts.states import FrameType
 from nightbell.settings import load_installation
 
 LONGEST_S = 240.0
@@ -96,6 +100,38 @@ def test_the_report_can_be_made_again_from_the_journals_alone(night, tmp_path):
     assert told["night"] == night["night"]
     assert told["events"]["frames.stored"] == night["events"]["frames.stored"]
     assert "A new source of magnitude" in (tmp_path / "again.html").read_text(encoding="utf-8")
+
+
+def test_every_frame_of_the_night_keeps_the_whole_header_contract(night):
+    paths = sorted((Path(night["out"]) / "state" / "telescope" / "frames").glob("*/*.fits"))
+    assert len(paths) == night["frames_stored"]
+    wrong = {}
+    for path in paths:
+        with fits.open(path, checksum=True) as hdus:  # a sum that does not hold is a warning, and warnings are errors
+            header = hdus[0].header
+        kind = FrameType(header["IMAGETYP"])
+        known = {"BIASSEC", "ALERTID", "ROTATANG"} | (set() if kind in (FrameType.FLAT, FrameType.LIGHT) else {"FILTER"})
+        absent = [row.card for row in keys_of(kind) if row.card not in header and row.card not in known]
+        middle_s = (Time(header["DATE-AVG"]) - Time(header["DATE-OBS"])).sec
+        laws = {
+            "absent": absent,
+            "DATE-AVG": abs(middle_s - header["EXPTIME"] / 2) > 0.1,
+            "DATE-END": abs((Time(header["DATE-END"]) - Time(header["DATE-BEG"])).sec - header["EXPTIME"]) > 0.1,
+            "MJD-OBS": abs(Time(header["DATE-OBS"]).mjd - header["MJD-OBS"]) > 1e-8,
+            "BZERO": (header["BITPIX"], header["BZERO"]) != (16, 32768),
+            "SIMULATE": header["SIMULATE"] is not True,
+            "SIMCLOCK": header["SIMCLOCK"] <= 1,
+            "GAIN": "GAIN" in header,
+            "DOMEOK": header.get("DOMEOK", True) is not True,
+            "WXAGE": header.get("WXAGE", 0.0) > 120,
+            "NIGHT": header["NIGHT"] != night["night"] or path.parent.name != night["night"],
+            "ALERTID": (kind is FrameType.LIGHT) != ("ALERTID" in header),
+            "name": re.fullmatch(r"[A-Za-z0-9._+-]+", path.name) is None or header["FRAMEID"] not in path.name,
+        }
+        wrong |= {(path.name, law): bad for law, bad in laws.items() if bad}
+    assert wrong == {}
+    numbers = [fits.getval(path, "SEQNUM") for path in paths]
+    assert sorted(numbers) == list(range(1, len(paths) + 1))
 
 
 def test_one_tree_of_causes_leads_from_the_alert_to_the_find(night):

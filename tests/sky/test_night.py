@@ -78,6 +78,36 @@ def test_dusk_and_dawn_agree_with_skyfield_within_a_second(site: Site, night: st
             assert at_ns / 1e9 == pytest.approx(other[limit, rising][0], abs=1.5)
 
 
+HARD_SITES = {
+    "svalbard": (78.2, 15.6, 500.0),
+    "dome c": (-75.1, 123.35, 3233.0),
+    "south pole": (-90.0, 0.0, 2835.0),
+    "quito, high": (0.0, -78.5, 5640.0),
+    "date line": (-17.7, 179.99, 10.0),
+    "beyond the date line": (-21.1, 181.0, 10.0),
+}
+
+
+@pytest.mark.parametrize("name", HARD_SITES)
+def test_what_does_not_happen_for_skyfield_does_not_happen_for_us(name: str) -> None:
+    latitude_deg, longitude_deg, elevation_m = HARD_SITES[name]
+    site = Site(name=name, latitude_deg=latitude_deg, longitude_deg=longitude_deg, elevation_m=elevation_m)
+    for night in ("2026-12-21", "2027-03-20", "2027-05-20"):
+        found = events_of_night(site, night)
+        other = by_skyfield(site, noon_before(night, site.longitude_deg), "sun", (-0.8333, -6.0, -12.0, -18.0))
+        for limit, down, up in (
+            (-0.8333, found.sunset, found.sunrise),
+            (-6.0, found.civil_dusk, found.civil_dawn),
+            (-12.0, found.nautical_dusk, found.nautical_dawn),
+            (-18.0, found.astronomical_dusk, found.astronomical_dawn),
+        ):
+            for at_ns, rising in ((down, False), (up, True)):
+                theirs = other.get((limit, rising), [])
+                assert (at_ns is None) == (not theirs), (night, limit, rising, theirs)
+                if at_ns is not None:
+                    assert min(abs(at_ns / 1e9 - one) for one in theirs) < 1.0, (night, limit, rising)
+
+
 def test_the_moon_rises_when_skyfield_says_within_fifteen_seconds() -> None:
     site = SITES[1]
     found = events_of_night(site, "2027-04-12")

@@ -108,9 +108,9 @@ def _libraries() -> list[dict[str, str]]:
                 found.append(_finding("ok", name, f"absent; only for {OPTIONAL[name]}"))
             else:
                 found.append(_finding("bad", name, "missing", "Install nightbell again"))
-    from astropy.utils import data, iers
+    from nightbell.sky.offline import is_offline
 
-    quiet = not iers.conf.auto_download and not data.conf.allow_internet
+    quiet = is_offline()
     found.append(_finding("ok" if quiet else "bad", "astropy stays offline", "yes" if quiet else "no", "Unset ASTROPY_CONFIG_DIR"))
     return found
 

@@ -28,6 +28,7 @@ from nightbell.planning.constraints import CELL_S, Limits, Request, Sky, cells_o
 from nightbell.planning.kernel import Problem, Schedule, solve
 from nightbell.planning.packing import LONGEST_WAIT_CELLS
 from nightbell.planning.value import values
+from nightbell.sky.offline import stay_offline
 
 __all__ = ["Plan", "PlanDocument", "Rejected", "Wanted", "astroplan_disagrees", "make_plan", "read_plan", "verify"]
 
@@ -252,6 +253,7 @@ def _item(one: Wanted, sky: Sky, i: int, cell: int, worth: Any) -> PlanItem:
 
 def astroplan_disagrees(item: PlanItem, site: Site, limits: Limits) -> str:
     """What astroplan has against an item, in words; empty when it is content. Judged at its start, middle and end."""
+    stay_offline()
     start_ns, end_ns = parse_utc(item.start_utc), parse_utc(item.end_utc)
     times = Time(np.linspace(start_ns, end_ns, 3) / 1e9, format="unix")
     # A fresh observer for every target: astroplan's cache knows a target by its right ascension alone.
