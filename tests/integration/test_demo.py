@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from astropy.io import fits
-from astropy.time import Time
 
 from nightbell.cli.report import read_events
 from nightbell.console.preview import picture
 from nightbell.contracts.frames import keys_of
+from nightbell.contracts.instants import parse_utc
 from nightbell.contracts.states import FrameType
 from nightbell.settings import load_installation
 
@@ -112,12 +112,12 @@ def test_every_frame_of_the_night_keeps_the_whole_header_contract(night):
         kind = FrameType(header["IMAGETYP"])
         known = {"BIASSEC", "ALERTID", "ROTATANG"} | (set() if kind in (FrameType.FLAT, FrameType.LIGHT) else {"FILTER"})
         absent = [row.card for row in keys_of(kind) if row.card not in header and row.card not in known]
-        middle_s = (Time(header["DATE-AVG"]) - Time(header["DATE-OBS"])).sec
+        begin_ns, middle_ns, end_ns = (parse_utc(header[f"DATE-{one}"]) for one in ("BEG", "AVG", "END"))
         laws = {
             "absent": absent,
-            "DATE-AVG": abs(middle_s - header["EXPTIME"] / 2) > 0.1,
-            "DATE-END": abs((Time(header["DATE-END"]) - Time(header["DATE-BEG"])).sec - header["EXPTIME"]) > 0.1,
-            "MJD-OBS": abs(Time(header["DATE-OBS"]).mjd - header["MJD-OBS"]) > 1e-8,
+            "DATE-AVG": abs((middle_ns - begin_ns) / 1e9 - header["EXPTIME"] / 2) > 0.1,
+            "DATE-END": abs((end_ns - begin_ns) / 1e9 - header["EXPTIME"]) > 0.1,
+            "MJD-OBS": abs(40587 + parse_utc(header["DATE-OBS"]) / 86_400e9 - header["MJD-OBS"]) > 1e-8,
             "BZERO": (header["BITPIX"], header["BZERO"]) != (16, 32768),
             "SIMULATE": header["SIMULATE"] is not True,
             "SIMCLOCK": header["SIMCLOCK"] <= 1,

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -512,3 +513,16 @@ def test_a_target_that_passes_the_zenith_between_start_and_end_is_not_begun(make
     assert night.sky.place(ra_deg, dec_deg, at_ns).altitude_deg < 88
     assert "above 88" in night.activities.observing._why_not(one, at_ns, 60)
     assert night.activities.observing._why_not(one, at_ns, 2) == ""
+
+
+@pytest.mark.parametrize(
+    ("trigger", "stage", "by_clock"),
+    [("stage", 3, True), ("stage", 2, False), ("stage", 1, False), ("clock", 1, True), ("command", 3, False)],
+)
+def test_the_sun_alone_begins_a_night_only_where_nobody_else_is_to(
+    make_night: Callable[..., Night], trigger: str, stage: int, *, by_clock: bool
+) -> None:
+    ground = make_night(start_utc="2027-04-12T21:50:00Z", rate=1.0).activities.ground
+    ground.settings = replace(SETTINGS, night=replace(SETTINGS.night, trigger=trigger))
+    ground.stage = stage
+    assert ground.by_clock is by_clock

@@ -92,8 +92,12 @@ class LightSettings:
 class NightSettings:
     """[night] When the night begins and ends, and its limits."""
 
-    trigger: str = setting("clock", choices=("clock", "command"), doc="clock: by the Sun; command: waits for prepare, open, close")
-    prepare_sun_deg: float = setting(5.0, unit="deg", low=-18, high=60, doc="With trigger clock: prepare below this, Sun falling")
+    trigger: str = setting(
+        "stage",
+        choices=("stage", "clock", "command"),
+        doc="clock: by the Sun; command: waits for prepare, open, close; stage: clock at stage 3, command at 1 and 2",
+    )
+    prepare_sun_deg: float = setting(5.0, unit="deg", low=-18, high=60, doc="By the clock: prepare below this, Sun falling")
     open_sun_deg: float = setting(-1.0, unit="deg", low=-18, high=0, doc="Open below this; close above it, Sun rising")
     dark_sun_deg: float = setting(-12.0, unit="deg", low=-24, high=-1, doc="Lights are taken below this, flats above")
     altitude_min_deg: float = setting(25.0, unit="deg", low=0, high=80, doc="Nothing is observed below")

@@ -89,9 +89,9 @@ class Day:
                 looked_at_ns = now_ns
             altitude_deg, rising = await self.ground.sun()
             ended_here = record.night == self.ground.sky.night_label(now_ns) and record.trigger == Trigger.MARSHAL_PASSED.value
-            if night.trigger == "clock" and not rising and altitude_deg < night.prepare_sun_deg and not ended_here:
+            if self.ground.by_clock and not rising and altitude_deg < night.prepare_sun_deg and not ended_here:
                 return Ending(Trigger.PREPARE, f"the Sun is at {altitude_deg:.1f} deg and falling")
-            if night.trigger == "clock" and ended_here and altitude_deg < night.dark_sun_deg and await self._is_wanted_again(record.night):
+            if self.ground.by_clock and ended_here and altitude_deg < night.dark_sun_deg and await self._is_wanted_again(record.night):
                 return Ending(Trigger.PREPARE, "there are targets again, and night is left")
             self.ground.note = f"day; the Sun is at {altitude_deg:.1f} deg"
             await self.ground.pause(20.0)
@@ -123,7 +123,7 @@ class Day:
             if self.ground.is_another_night(record):
                 return Ending(Trigger.NIGHT_OVER, f"the night of {record.night} ended at noon")
             altitude_deg, _ = await self.ground.sun()
-            wanted = self.ground.office.is_wanted("open") or (night.trigger == "clock" and altitude_deg < night.open_sun_deg)
+            wanted = self.ground.office.is_wanted("open") or (self.ground.by_clock and altitude_deg < night.open_sun_deg)
             if wanted and altitude_deg >= night.open_sun_deg:
                 self.ground.note = f"asked to open, but the Sun is at {altitude_deg:.1f} deg"
             elif wanted:

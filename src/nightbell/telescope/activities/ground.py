@@ -91,6 +91,12 @@ class Ground:
 
         return await asyncio.to_thread(look)
 
+    @property
+    def by_clock(self) -> bool:
+        """Whether the night begins with the Sun; else it waits for commands. Human hands and scripts are not surprised by it."""
+        trigger = self.settings.night.trigger
+        return trigger == "clock" or (trigger == "stage" and self.stage == 3)
+
     def is_another_night(self, record: NightRecord) -> bool:
         """Whether local noon has passed since the night began: in polar night the Sun does not say so."""
         return record.night != self.sky.night_label(self.clock.now_ns())
