@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from nightbell.cli import NOUNS, nightbell
+from nightbell.cli.output import json_option, reports_errors
 from nightbell.contracts.errors import shell_word
 
 HEAVY = ("astropy", "numpy", "zmq", "rich", "structlog", "sqlalchemy", "matplotlib", "starlette")
@@ -145,6 +146,37 @@ def test_a_full_disk_behind_stdout_is_told_in_words(words: tuple[str, ...], tmp_
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, encoding="utf-8", check=False, env=env)
     assert done.returncode == 1
     assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def broken_by(error: BaseException) -> click.Command:
+    @click.command()
+    @json_option
+    @reports_errors
+    def broken(*, as_json: bool) -> None:
+        raise error
+
+    return broken
+
+
+def test_a_mistake_of_ours_is_written_down_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(broken_by(ValueError("seven is not a colour")), ["--json"])
+    assert done.exit_code == 1
+    error = json.loads(done.stdout)["error"]
+    story = tmp_path / next(word for word in error["remedy"].split() if word.startswith("nightbell-crash-")).rstrip(";")
+    assert "ValueError: seven is not a colour" in story.read_text(encoding="utf-8")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [(KeyboardInterrupt(), 130, "stopped"), (PermissionError(13, "Permission denied", "tonight/report.html"), 1, "os")],
+)
+def test_ctrl_c_and_a_closed_door_are_one_json_object_too(error: BaseException, status: int, code: str) -> None:
+    done = CliRunner().invoke(broken_by(error), ["--json"])
+    assert done.exit_code == status
+    assert json.loads(done.stdout)["error"]["code"] == code
     assert "Traceback" not in done.stderr
 
 
