@@ -40,7 +40,7 @@ def _codes(exposure):
     ],
 )
 def test_the_words_of_many_programs_are_one_kind(camera, word, kind):
-    assert intake(camera.take(word, name="x"), CAMERAS)[0].kind == kind
+    assert intake(camera.take(word, name="x", exposure_s=60.0), CAMERAS)[0].kind == kind
 
 
 def test_without_a_word_the_folder_tells_and_that_is_said(camera):
@@ -130,6 +130,18 @@ def test_a_gain_setting_is_not_a_gain(camera):
     exposure, _ = intake(camera.take("light", header={"EGAIN": None, "GAIN": 139}), CAMERAS)
     assert exposure.gain_e_per_adu is None
     assert "GAIN" in _codes(exposure)
+
+
+def test_a_small_number_is_a_setting_too_where_the_maker_means_it_so(camera):
+    exposure, _ = intake(camera.take("LIGHT", header={"INSTRUME": "ZWO ASI1600MM Pro", "EGAIN": None, "GAIN": 10}), CAMERAS)
+    assert exposure.gain_e_per_adu is None
+    assert exposure.setup.gain_setting == "10"
+
+
+def test_a_dark_without_exposure_is_a_bias_and_that_is_said(camera):
+    exposure, _ = intake(camera.take("Dark Frame", name="a"), CAMERAS)
+    assert exposure.kind == "bias"
+    assert "KIND" in _codes(exposure)
 
 
 def test_a_plausible_gain_of_an_unknown_camera_is_taken_and_said(camera):

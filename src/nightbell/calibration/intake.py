@@ -39,6 +39,8 @@ _CLEAR = {"open", "free", "clear", "air", "none", "empty"}
 _TEMPERATURE_KEYS = ("CCD-TEMP", "CCDTEMP", "DETTEMP", "CCD_TEMP")
 _FOLDERS_THAT_TELL = 3
 """A frame's kind may be told by so many of the folders it lies in; what stands above is somebody's home."""
+_SETTING_AS_GAIN = re.compile(r"(?i)\b(zwo|asi ?\d|qhy|player ?one|touptek|svbony)")
+"""Makers whose programs write the amplifier's setting (tenths of a decibel) as GAIN."""
 _LARGEST_16_BIT = 65535.0
 _DAY_NS = 86_400_000_000_000
 
@@ -347,6 +349,9 @@ class _Reader:
             other = by_folder or by_name
             if other is not None and other != by_header:
                 self.doubt("KIND", f"the header says {by_header}, the name says {other}; the header is taken")
+            if by_header == "dark" and exposure_s == 0:
+                self.doubt("KIND", "a dark of 0 s is a bias")
+                return "bias"
             if by_header == "bias" and exposure_s:
                 self.doubt("KIND", f"a bias of {exposure_s:g} s")
             return by_header
@@ -403,7 +408,7 @@ class _Reader:
         if value is not None:
             return value
         value = self.positive("GAIN")
-        if value is not None and 0.05 < value < 20:
+        if value is not None and 0.05 < value < 20 and not _SETTING_AS_GAIN.search(self.text("INSTRUME", "CAMERA") or ""):
             if not self.camera.mapped:
                 self.doubt("GAIN", f"GAIN = {value:g} is taken as electrons per count; give a camera file with gain_key to settle it")
             return value
