@@ -59,3 +59,18 @@ def test_the_index_tells_what_waits_and_why(camera, tmp_path):
     rows = json.loads(_run(index, "query", tmp_path / "out", "--status", "blocked", "--json").stdout)["rows"]
     assert len(rows) == 1
     assert "flat r" in rows[0]["detail"]
+
+
+def test_a_master_is_marked_bad_by_the_digits_in_its_name(camera, tmp_path):
+    camera.biases(2)
+    out = tmp_path / "out"
+    _run(calibrate, camera.folder, "--out", out)
+    digits = next((out / "masters").glob("bias_*.fits")).stem.rpartition("_")[2]
+    done = _run(index, "mark-bad", out, digits, "--reason", "light leak", "--json")
+    assert json.loads(done.stdout)["product_id"].startswith(digits)
+    assert _run(index, "mark-bad", out, "no such", "--reason", "x").exit_code == 2
+    done = _run(calibrate, camera.folder, "--out", out)
+    assert done.exit_code == 1
+    assert "MARKED_BAD" in done.stdout
+    assert _run(index, "mark-bad", tmp_path, digits, "--reason", "x").exit_code == 2
+    assert not (tmp_path / "index.sqlite").exists()

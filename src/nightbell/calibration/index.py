@@ -206,6 +206,14 @@ class CalibrationIndex:
         with self._session() as session:
             return set(session.scalars(select(_ProductRow.path)))
 
+    def products_named(self, beginning: str) -> list[str]:
+        """Ids of products that begin so; at least six digits tell something."""
+        if len(beginning) < 6:
+            return []
+        with self._session() as session:
+            ids = select(_ProductRow.product_id).where(_ProductRow.product_id.startswith(beginning, autoescape=True))
+            return list(session.scalars(ids.order_by(_ProductRow.product_id)))
+
     def bad_reason(self, product_id: str) -> str:
         """Why a product was marked bad; empty when it was not."""
         with self._session() as session:
