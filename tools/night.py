@@ -2,18 +2,19 @@
 
     python tools/night.py --conf conf/demo --until 2027-04-13T08:30:00Z
 
-With `stage = 2` in observatory.toml and `trigger = "command"` in modules/telescope.toml the telescope waits for these calls;
-safety closes the dome whatever the script does.
+With `stage = 2` in observatory.toml the telescope waits for these calls; safety closes the dome whatever the script does. Started by
+day, the script asks again until the Sun has set and safety gives its GO.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 
 import nightbell
-from nightbell.contracts.errors import NightbellError
+from nightbell.contracts.errors import NightbellError, Refused
 from nightbell.contracts.instants import parse_utc
 
 POLL_S = 1.0
@@ -35,6 +36,24 @@ def wait_for(connection: object, states: set[str], limit_s: float) -> dict[str, 
         time.sleep(POLL_S)
 
 
+def open_when_allowed(connection: object, until_ns: int) -> None:
+    """Ask to open until nobody refuses; what refuses is printed when it changes. Exits when the night is over before."""
+    said = ""
+    while True:
+        try:
+            connection.ask("telescope", "open_night")  # type: ignore[attr-defined]
+        except Refused as error:
+            if (reason := re.sub(r"[-\d.]+", "", str(error))) != said:
+                said = reason
+                print(f"not yet: {error}", flush=True)
+        else:
+            return
+        status = connection.ask("telescope", "status")  # type: ignore[attr-defined]
+        if status["state"] != "ready" or parse_utc(status["world_utc"]) > until_ns:
+            sys.exit(f"the night did not open; it is {status['state']}: {status['reason']}")
+        time.sleep(POLL_S)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conf", required=True, help="installation folder, for instance conf/demo")
@@ -44,7 +63,7 @@ def main() -> int:
     with nightbell.connect(arguments.conf, name="night-script") as connection:
         connection.ask("telescope", "prepare_night")
         wait_for(connection, {"ready"}, 3600)
-        connection.ask("telescope", "open_night")
+        open_when_allowed(connection, until_ns)
         wait_for(connection, {"twilight", "observing", "idle_open"}, 3600)
         while True:
             status = connection.ask("telescope", "status")

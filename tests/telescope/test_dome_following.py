@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +111,75 @@ def test_beside_the_zenith_the_dome_is_not_sent_after_an_azimuth_that_means_noth
     model = DomeModel(narrow, latitude_deg=-30.0, alignment=AlignmentMode.GERMAN)
     up = place(0.05, -30.02)
     assert model.azimuth_for(up, up, PierSide.EAST, 77.0) == 77.0
+
+
+def by_rotations(ha_deg: float, dec_deg: float, latitude_deg: float, side: PierSide, own: DomeSettings) -> np.ndarray:
+    """Where the beam meets the dome, by turning a rigid mount about its two axes and walking along the ray: no formula shared."""
+
+    def turn(axis: np.ndarray, angle_rad: float) -> np.ndarray:
+        x, y, z = axis
+        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        return np.eye(3) + math.sin(angle_rad) * cross + (1 - math.cos(angle_rad)) * cross @ cross
+
+    latitude = math.radians(latitude_deg)
+    pole = np.array([0.0, math.cos(latitude), math.sin(latitude)])
+    # At rest on the meridian: the tube at the equator, pier east as the normal side, the second axis pointing east.
+    tube, second, along = np.array([0.0, -math.sin(latitude), math.cos(latitude)]), np.array([1.0, 0.0, 0.0]), pole
+    s = 1.0 if side is PierSide.EAST else -1.0
+    foot = np.array([own.mount_east_m, own.mount_north_m, own.mount_up_m])
+    about_pole = turn(pole, -math.radians(ha_deg))
+    lift = turn(second, -math.radians(dec_deg))
+    axis, across = about_pole @ lift @ tube, about_pole @ lift @ along
+    foot = foot + s * (own.axis_offset_m * (about_pole @ second) + own.piggyback_offset_m * across)
+    low, high = 0.0, 3 * own.radius_m
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.linalg.norm(foot + middle * axis) < own.radius_m else (low, middle)
+    return foot + low * axis
+
+
+GEOMETRIES = {
+    "latitude_deg": st.floats(-90, 90),
+    "ha_deg": st.floats(-120, 120),
+    "dec_deg": st.floats(-89.9, 89.9),
+    "side": st.sampled_from([PierSide.EAST, PierSide.WEST]),
+    "offsets": st.tuples(*[st.floats(-0.4, 0.4)] * 5),
+}
+
+
+def dome_of(offsets: tuple[float, ...]) -> DomeSettings:
+    names = ("mount_east_m", "mount_north_m", "mount_up_m", "axis_offset_m", "piggyback_offset_m")
+    return replace(OWN, **dict(zip(names, offsets, strict=True)))
+
+
+def pierced(own: DomeSettings, latitude_deg: float, ha_deg: float, dec_deg: float, side: PierSide) -> np.ndarray:
+    return DomeModel(own, latitude_deg=latitude_deg, alignment=AlignmentMode.GERMAN).pierce(place(ha_deg, dec_deg), side)
+
+
+@given(**GEOMETRIES)
+def test_at_any_site_and_pier_side_the_beam_is_where_turning_a_rigid_mount_puts_it(
+    latitude_deg: float, ha_deg: float, dec_deg: float, side: PierSide, offsets: tuple[float, ...]
+) -> None:
+    own = dome_of(offsets)
+    ours = pierced(own, latitude_deg, ha_deg, dec_deg, side)
+    assert np.abs(ours - by_rotations(ha_deg, dec_deg, latitude_deg, side, own)).max() < 1e-9
+
+
+@given(**GEOMETRIES)
+def test_east_and_west_and_north_and_south_are_mirror_images(
+    latitude_deg: float, ha_deg: float, dec_deg: float, side: PierSide, offsets: tuple[float, ...]
+) -> None:
+    east, north, up, arm, across = offsets
+    other = PierSide.WEST if side is PierSide.EAST else PierSide.EAST
+    here = pierced(dome_of(offsets), latitude_deg, ha_deg, dec_deg, side)
+    turned = pierced(dome_of((-east, north, up, arm, -across)), latitude_deg, -ha_deg, dec_deg, other)
+    assert turned == pytest.approx(here * [-1, 1, 1], abs=1e-9)
+    beyond = pierced(dome_of((east, -north, up, arm, -across)), -latitude_deg, ha_deg, -dec_deg, side)
+    assert beyond == pytest.approx(here * [1, -1, 1], abs=1e-9)
+
+
+@given(latitude_deg=st.floats(-90, 90), ha_deg=st.floats(-180, 179), side=st.sampled_from([PierSide.EAST, PierSide.WEST]))
+def test_near_the_pole_a_degree_of_hour_angle_hardly_moves_the_beam(latitude_deg: float, ha_deg: float, side: PierSide) -> None:
+    pole_deg = 89.9 if latitude_deg >= 0 else -89.9
+    moved = pierced(OWN, latitude_deg, ha_deg + 1, pole_deg, side) - pierced(OWN, latitude_deg, ha_deg, pole_deg, side)
+    assert np.linalg.norm(moved) <= 0.0175 * OWN.axis_offset_m + 0.002 * OWN.radius_m
