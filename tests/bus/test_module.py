@@ -92,6 +92,20 @@ def test_a_module_works_while_the_broker_is_away_and_its_events_arrive_later(sit
         assert counter.state().effects == 7
 
 
+def test_a_damaged_event_of_an_outbox_is_named_and_those_behind_it_go_on(site: Installation, broker: RunningBroker) -> None:
+    broker.stop()
+    with living(Counter(site)) as counter:
+        for name in ("first", "damaged", "last"):
+            with counter.turn() as turn:
+                turn.publish(AlarmAcknowledged(alarm_id=name, key="k", by="me"), "test")
+        counter._bus_store.write(lambda db: db.execute("UPDATE outbox SET envelope = X'42' WHERE n = 2"))
+        broker.start()
+        with connect(site.folder) as script:
+            wait_until(lambda: told(script, "alarm.acknowledged") == ["first", "last"], "the others")
+            assert script.ask("counter", "status", timeout_s=10)["outbox_refused"] == 1
+            assert counter.connected
+
+
 def test_a_broker_that_is_restarted_in_the_middle_loses_and_doubles_nothing(site: Installation, broker: RunningBroker) -> None:
     with living(Counter(site)) as counter:
         for block in range(3):

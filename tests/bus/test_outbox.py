@@ -6,8 +6,7 @@ import sqlite3
 
 import pytest
 
-from nightbell.bus.outbox import OUTBOX_SCHEMA, Outbox
-from nightbell.contracts.errors import Failed
+from nightbell.bus.outbox import OUTBOX_SCHEMA, DamagedRow, Outbox
 
 
 @pytest.fixture
@@ -47,8 +46,10 @@ def test_a_flipped_byte_is_named_and_not_sent(db: sqlite3.Connection) -> None:
     outbox = Outbox(db)
     fill(outbox, db, "a", "b")
     db.execute("UPDATE outbox SET envelope = X'42' WHERE n = 2")
-    with pytest.raises(Failed, match="row 2 is damaged"):
-        outbox.unconfirmed(db, after=0)
+    assert ids(outbox, db) == [(1, "a")]
+    with pytest.raises(DamagedRow, match="event 2 of the outbox is damaged") as damaged:
+        outbox.unconfirmed(db, after=1)
+    assert damaged.value.n == 2
 
 
 def test_beginning_again_keeps_what_was_refused_however_often_it_happens(db: sqlite3.Connection) -> None:

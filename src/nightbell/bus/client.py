@@ -24,6 +24,7 @@ import zmq
 
 from nightbell.bus import wire
 from nightbell.bus.handshake import Handshake
+from nightbell.bus.outbox import DamagedRow
 from nightbell.bus.turn import Store
 from nightbell.contracts.errors import Refused
 
@@ -552,11 +553,15 @@ class Client(threading.Thread):
         elif no.code in ("schema", "acl", "size") and no.index is not None:
             n, text = (no.n0 or 0) + no.index, f"{no.code}: {no.text}. {no.remedy}"
             self.log.error("bus.event_refused", broker=self.broker, n=n, error=text)
-            store.write(lambda db: store.outbox.refuse(db, n, text))
+            self._refuse(store, n, text)
         else:
             session.hold_until = time.monotonic() + (no.retry_ms or 1000) / 1000
             self.log.warning("bus.publish_held", broker=self.broker, code=no.code, text=no.text, remedy=no.remedy)
         return None
+
+    def _refuse(self, store: Store, n: int, text: str) -> None:
+        """Event `n` will never leave: it is kept with the reason, and those behind it go on."""
+        store.write(lambda db: store.outbox.refuse(db, n, text))
 
     def _measure(self, answer: wire.HeartbeatAnswer) -> None:
         m3 = time.monotonic_ns()
@@ -656,7 +661,12 @@ class Client(threading.Thread):
             session.sent_n = self._confirmed_n
         reader = store.reader()
         while len(session.inflight) < MAX_INFLIGHT:
-            rows = store.outbox.unconfirmed(reader, after=session.sent_n)
+            try:
+                rows = store.outbox.unconfirmed(reader, after=session.sent_n)
+            except DamagedRow as damaged:
+                self.log.error("bus.event_damaged", n=damaged.n, error=str(damaged))  # noqa: TRY400  (said whole by its words)
+                self._refuse(store, damaged.n, str(damaged))
+                continue
             if not rows:
                 return
             prevn, previd = store.outbox.before(reader, rows[0].n)

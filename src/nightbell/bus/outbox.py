@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from nightbell.bus.wire import LARGEST_BATCH_BYTES
 from nightbell.contracts.errors import Failed
 
-__all__ = ["OUTBOX_SCHEMA", "Outbox", "OutboxRow"]
+__all__ = ["OUTBOX_SCHEMA", "DamagedRow", "Outbox", "OutboxRow"]
 
 UNCONFIRMED, CONFIRMED, REFUSED = 0, 1, 2
 KEPT_DAYS = 7.0
@@ -41,6 +41,18 @@ class OutboxRow:
     envelope: bytes
 
 
+class DamagedRow(Failed):
+    """A row whose bytes are not those that were put there."""
+
+    def __init__(self, n: int, place: str) -> None:
+        super().__init__(
+            f"event {n} of the outbox is damaged and cannot be sent",
+            where=place,
+            remedy="Check the disk; the event is lost unless a copy has it",
+        )
+        self.n = n
+
+
 class Outbox:
     """The outbox in a module's database. Its methods take the connection: writing ones inside the caller's transaction."""
 
@@ -62,7 +74,7 @@ class Outbox:
     def unconfirmed(
         self, db: sqlite3.Connection, *, after: int, limit: int = 256, largest: int = LARGEST_BATCH_BYTES // 2
     ) -> list[OutboxRow]:
-        """The next consecutive rows behind `after` that may go in one batch. Raises `Failed` on a damaged row."""
+        """The next consecutive rows behind `after` that may go in one batch. Raises `DamagedRow` when the first of them is."""
         rows: list[OutboxRow] = []
         size = 0
         for n, identity, envelope, crc, state in db.execute(
@@ -75,7 +87,9 @@ class Outbox:
             if rows and (n != rows[-1].n + 1 or size + len(envelope) > largest):
                 break
             if zlib.crc32(envelope) != crc:
-                raise Failed(f"outbox row {n} is damaged", where="module.db", remedy="Check the disk; restore the state folder from a copy")
+                if rows:
+                    break
+                raise DamagedRow(int(n), "module.db")
             rows.append(OutboxRow(int(n), str(identity), bytes(envelope)))
             size += len(envelope)
         return rows
