@@ -183,6 +183,21 @@ def test_overscan_and_data_are_found_where_the_header_puts_them(camera):
     assert exposure.data.shape == (94, 120)
 
 
+@pytest.mark.parametrize(
+    ("bias_section", "data"),
+    [
+        ("[1:8,1:96]", "[9:128,1:96]"),
+        ("[121:128,*]", "[1:120,1:96]"),
+        ("[1:128,91:96]", "[1:128,1:90]"),
+        ("[60:70,40:50]", "[1:128,1:96]"),
+    ],
+)
+def test_where_no_section_tells_of_the_light_it_is_what_the_overscan_leaves(camera, bias_section, data):
+    exposure, _ = intake(camera.take("LIGHT", header={"BIASSEC": bias_section}), CAMERAS)
+    assert str(exposure.data) == data
+    assert "SECTION" in _codes(exposure)
+
+
 def test_night_is_the_local_date_at_the_noon_before(camera):
     path = camera.take("light", header={"DATE-OBS": "2018-10-18T02:39:40"})
     assert intake(path, CAMERAS, longitude_deg=-71.5)[0].night == "2018-10-17"

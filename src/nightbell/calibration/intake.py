@@ -447,6 +447,9 @@ class _Reader:
         if min(overscan.shape) < 2 or overscan == whole:
             self.doubt("SECTION", f"BIASSEC {overscan} is no overscan; ignored")
             return data, None
+        if data == whole and (rest := _beside(overscan, shape)) is not None:
+            self.doubt("SECTION", f"no section says where the light fell; what BIASSEC {overscan} leaves is taken, {rest}")
+            return rest, overscan
         inside = overscan.x0 < data.x1 and data.x0 < overscan.x1 and overscan.y0 < data.y1 and data.y0 < overscan.y1
         if inside:
             self.doubt("SECTION", f"BIASSEC {overscan} overlaps the data {data}; ignored")
@@ -492,6 +495,16 @@ class _Reader:
             return ""
         shift_ns = round((self.longitude_deg or 0.0) / 360 * _DAY_NS) - _DAY_NS // 2
         return format_utc(start_ns + shift_ns)[:10]
+
+
+def _beside(overscan: Section, shape: tuple[int, int]) -> Section | None:
+    """What a strip of overscan along one edge leaves of the frame; None for a strip that does not go along an edge."""
+    ny, nx = shape
+    if overscan.shape[0] >= 0.9 * ny and overscan.shape[1] < 0.5 * nx:
+        return Section(overscan.x1, nx, 0, ny) if overscan.x0 < nx - overscan.x1 else Section(0, overscan.x0, 0, ny)
+    if overscan.shape[1] >= 0.9 * nx and overscan.shape[0] < 0.5 * ny:
+        return Section(0, nx, overscan.y1, ny) if overscan.y0 < ny - overscan.y1 else Section(0, nx, 0, overscan.y0)
+    return None
 
 
 def _kind_in(text: str, *, calibration_only: bool = False) -> str | None:
