@@ -135,7 +135,7 @@ def _levels_at(sky: Any, ra_deg: Array, dec_deg: Array) -> Array:
 def sky_map(
     skymap: Path, targets: Sequence[Target], *, observed: frozenset[str] = frozenset(), new: Sequence[tuple[float, float]] = ()
 ) -> str:
-    """All sky (Mollweide) with the 50 and 90 % regions, and a close-up with the targets. East is left.
+    """A close-up with the targets, and all sky (Mollweide), both with the 50 and 90 % regions. East is left.
 
     `observed` holds target ids that were visited, `new` positions of what was found.
     """
@@ -143,10 +143,11 @@ def sky_map(
 
     sky = read_skymap(skymap)
     figure = _figure(9.6, 4.2)
-    left, right = figure.add_gridspec(1, 2, width_ratios=[1.2, 1])
-    _draw_whole(figure.add_subplot(left, projection="mollweide"), sky)
-    _draw_near(figure.add_subplot(right), sky, targets, observed, new)
-    return _svg(figure, "sky", "Sky map with the 50 and 90 percent credible regions, and a close-up with the ranked targets")
+    # The close-up first: on a phone only the left half is in sight.
+    left, right = figure.add_gridspec(1, 2, width_ratios=[1, 1.2])
+    _draw_near(figure.add_subplot(left), sky, targets, observed, new)
+    _draw_whole(figure.add_subplot(right, projection="mollweide"), sky)
+    return _svg(figure, "sky", "Sky map with the 50 and 90 percent credible regions: a close-up with the ranked targets, and all sky")
 
 
 def _draw_whole(axes: Any, sky: Any) -> None:
