@@ -58,9 +58,9 @@ def _from_table(table: Table, where: str) -> SkyMap:
     warnings: list[str] = []
     order, cell, columns = _multi_order(table, where) if "UNIQ" in table.columns else _flat(table, where)
     rho = columns.pop("rho")
-    layers = {
-        key: column * _distance_unit(table, name, where, warnings) for key, name in _LAYERS if (column := columns.get(key)) is not None
-    }
+    units = {key: _distance_unit(table, name, where, warnings) for key, name in _LAYERS if key in columns}
+    with np.errstate(invalid="ignore", over="ignore"):  # what is no number stays none
+        layers = {key: columns[key] * unit for key, unit in units.items()}
     if 0 < len(layers) < len(_LAYERS):
         warnings.append(f"{where}: of DISTMU, DISTSIGMA and DISTNORM not all are there: ranked by place alone")
         layers = {}
@@ -95,7 +95,8 @@ def _plain(unit: str) -> str:
 
 
 def _numbers(column: NDArray[Any]) -> Array:
-    return np.ascontiguousarray(column, dtype=np.float64)  # also turns FITS's big-endian bytes
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN
+        return np.ascontiguousarray(column, dtype=np.float64)  # also turns FITS's big-endian bytes
 
 
 # -- multi-order --------------------------------------------------------------------------------------------------------
@@ -113,7 +114,8 @@ def _multi_order(table: Table, where: str) -> tuple[NDArray[np.int64], NDArray[n
     unit = table.units["PROBDENSITY"]
     if _plain(unit) not in _PER_SR:
         raise BadInput(f"{unit[:20]!r} is no density on the sky", where=f"{where}: PROBDENSITY", remedy="Give it in sr-1 or deg-2")
-    columns = {"rho": _numbers(table.columns["PROBDENSITY"].reshape(-1)) * _PER_SR[_plain(unit)]}
+    with np.errstate(invalid="ignore", over="ignore"):
+        columns = {"rho": _numbers(table.columns["PROBDENSITY"].reshape(-1)) * _PER_SR[_plain(unit)]}
     columns.update({key: _numbers(table.columns[name].reshape(-1)) for key, name in _LAYERS if name in table.columns})
     for key, name in (("rho", "PROBDENSITY"), *_LAYERS):
         if key in columns and len(columns[key]) != len(uniq):
@@ -165,7 +167,8 @@ def _flat(table: Table, where: str) -> tuple[NDArray[np.int64], NDArray[np.int64
     per_sr = _PER_SR.get(_plain(table.units[name]))
     density = name == "PROBDENSITY" if not table.units[name] else per_sr is not None
     orders, cells, columns = _merged(order, wanted, nested=scheme != "RING", where=where)
-    columns["rho"] *= (per_sr or 1.0) if density else 1.0 / float(cell_area_sr(order))
+    with np.errstate(invalid="ignore", over="ignore"):
+        columns["rho"] *= (per_sr or 1.0) if density else 1.0 / float(cell_area_sr(order))
     return orders, cells, columns
 
 
