@@ -239,6 +239,28 @@ def test_a_statistical_radius_of_gbm_is_widened_by_its_systematic_error() -> Non
     assert 6 < wide.radius_90_deg < 8
 
 
+@pytest.mark.parametrize("stated", [5e-324, 0.0, 1.0, 1 - 1e-12])
+def test_a_containment_that_says_nothing_is_refused(stated: float) -> None:
+    refused = refusal_of(as_bytes(gbm(containment_probability=stated)))
+    assert refused is not None
+    assert "containment_probability" in refused.where
+
+
+@pytest.mark.parametrize("radius", [5e-324, 1e-170, 1e-9])
+def test_no_radius_is_believed_below_an_arcsecond(radius: float) -> None:
+    notice = parse_notice(as_bytes(gbm(mission="Other", instrument="X", ra_dec_error=radius)), where="x")
+    assert notice.cone is not None
+    assert notice.cone.radius_90_deg == pytest.approx(1 / 3600)
+    assert float(cone_map(notice.cone).probability.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("value", "serial"), [(7, 7), (True, None), (-1, None), (10**30, None), ("7", None), (None, None)])
+def test_a_record_number_that_is_none_is_left_out(value: Any, serial: int | None) -> None:
+    found = parse_notice(as_bytes(gbm(record_number=value)), where="x").serial
+    assert found == serial
+    assert not isinstance(found, bool)
+
+
 def test_no_region_is_made_of_an_error_radius_of_zero() -> None:
     notice = parse_notice(as_bytes(gbm(ra_dec_error=0)), where="x")
     assert notice.cone is None

@@ -140,6 +140,7 @@ class Robot:
         after, actions, what = step(before, seen, now_ns=now_ns)
         if alert.significant is not None:
             after = msgspec.structs.replace(after, significant=alert.significant)
+        msgspec.json.decode(msgspec.json.encode(after), type=Known)  # a state that cannot be read again would be the robot's last
         outcome = Outcome(after, what, actions)
         if what is What.DUPLICATE:
             return outcome

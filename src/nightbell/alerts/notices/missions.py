@@ -35,6 +35,10 @@ _GBM_SYSTEMATIC = {
 }
 _FLOOR_DEG = {"swift": 0.05, "einstein probe": 0.05}
 """Smallest 90 % radius we believe, by mission."""
+FLOOR_DEG = 1 / 3600
+"""Of the others."""
+STATED_MIN = 1e-3
+"""Nobody states the radius that holds less, or more than 1 minus this: it would say nothing about the 90 % radius."""
 
 
 def radius_at(radius_deg: float, stated: float, wanted: float = 0.9) -> float:
@@ -58,7 +62,7 @@ def cone_of(
     """The position as a mixture of Gaussians with its 90 % radius; None, with a warning, when no radius is stated."""
     if not (math.isfinite(ra_deg) and abs(dec_deg) <= 90):
         raise BadInput(f"{ra_deg}, {dec_deg} is no position", where=f"{where}: position", remedy="Ask the sender")
-    if not 0 < stated < 1:
+    if not STATED_MIN <= stated <= 1 - STATED_MIN:
         raise BadInput(f"{stated} is no probability", where=f"{where}: containment_probability", remedy="Ask the sender")
     if not 0 < radius_deg <= 180:
         warnings.append(f"{where}: the error radius is {radius_deg:g} deg: no region can be made of it")
@@ -73,7 +77,7 @@ def cone_of(
     elif mission.lower() == "gecam":
         sigmas = ((1.0, math.hypot(sigma, 3.0 / math.sqrt(2 * math.log(10)))),)
     else:
-        floor = _FLOOR_DEG.get(mission.lower(), 0.0) / math.sqrt(2 * math.log(10))
+        floor = _FLOOR_DEG.get(mission.lower(), FLOOR_DEG) / math.sqrt(2 * math.log(10))
         sigmas = ((1.0, max(sigma, floor)),)
     return Cone(ra_deg % 360.0, dec_deg, _radius_90(sigmas), sigmas)
 
@@ -127,11 +131,16 @@ def from_mission(record: dict[str, Any], *, raw: bytes, where: str) -> Notice:
         transport="gcn-json",
         witnesses=witnesses,
         sha256=hashlib.sha256(raw).hexdigest(),
-        serial=record["record_number"] if isinstance(record.get("record_number"), int) else None,
+        serial=_serial(record.get("record_number")),
         skymap=skymap,
         cone=_cone(record, mission, instrument, where, warnings),
         warnings=tuple(warnings),
     )
+
+
+def _serial(value: Any) -> int | None:
+    # True is an int to Python, and would be stored as a truth in the robot's state, which then could not be read again.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else None
 
 
 def _role(tense: str | None) -> str | None:
