@@ -241,6 +241,11 @@ def test_every_event_takes_effect_once_and_in_order_whatever_happens(block: int)
         check(seed, 500)
 
 
+@pytest.mark.parametrize("seed", [1164, 1641])
+def test_a_restored_copy_that_grew_past_its_readers_hides_nothing_from_them(seed: int) -> None:
+    check(seed, 500)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(20))
 def test_every_event_takes_effect_once_and_in_order_in_a_thousand_runs(block: int) -> None:

@@ -711,11 +711,21 @@ class Router:
 
     def _is_the_event(self, seq: int, identity: str) -> bool:
         """Whether event `seq` is still the one that the receiver knows (true also when it is no longer kept)."""
-        packed = self._journal.event(seq) if identity and 0 < seq <= self._journal.head else None
-        return packed is None or msgspec.json.decode(packed, type=wire.Summary).id == identity
+        if not identity or seq < self._journal.first_seq:
+            return True
+        packed = self._journal.event(seq) if seq <= self._journal.head else self._on_its_way(seq)
+        # None: damaged, or a number that was never given here, as between two epochs.
+        return packed is not None and msgspec.json.decode(packed, type=wire.Summary).id == identity
+
+    def _on_its_way(self, seq: int) -> bytes | None:
+        """An event that is not on the disk yet."""
+        for tell in self._events_of.values():
+            if tell.first <= seq < tell.first + len(tell.events):
+                return tell.events[seq - tell.first][1]
+        return None
 
     def _say_regrown(self, key: str, own: tuple[int, int, str]) -> None:
-        text = f"{key} has handled {own[2]} as event {own[1]}, which is another here: an older copy of the journal was put back and grew"
+        text = f"{key} has handled {own[2]} as event {own[1]}, another or none here: an older copy of the journal was put back and grew"
         self.alarm("journal.regrown", text)
 
     def _start(self, start: Any) -> int:
