@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nightbell.calibration.cameras import SHIPPED, load_cameras
-from nightbell.calibration.intake import intake, parse_section
+from nightbell.calibration.intake import intake
+from nightbell.calibration.sections import parse_section
 from nightbell.contracts.errors import BadInput, Mistakes
 
 CAMERAS = load_cameras()

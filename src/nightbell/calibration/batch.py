@@ -16,7 +16,7 @@ import math
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from nightbell.calibration.cameras import Camera, load_cameras
 from nightbell.calibration.engine import SATURATED, Calibrated, Plane, Recipe, calibrate_pixels, mad_std
 from nightbell.calibration.finding import SUFFIXES, find_frames, shown
-from nightbell.calibration.guard import Ambiguity
 from nightbell.calibration.index import CalibrationIndex
 from nightbell.calibration.intake import Exposure, intake
 from nightbell.calibration.masters import Built, build_bias, build_dark, build_flat
 from nightbell.calibration.matching import Choice, Master, choose_bias, choose_dark, choose_flat
+from nightbell.calibration.outcome import Outcome
 from nightbell.calibration.products import copied_cards, product_id, read_product, remove_stale_parts, write_product
 from nightbell.calibration.provenance import light_cards, light_history, master_cards
 from nightbell.calibration.reading import PixelCache
@@ -42,68 +42,7 @@ from nightbell.contracts.records import BlockedFrame, FailedFrame, MasterRef, Pr
 __all__ = ["KINDS_THAT_MAY_MISS", "Outcome", "calibrate"]
 
 KINDS_THAT_MAY_MISS = ("bias", "dark", "flat")
-WAITING_REMEDY = "Calibrate such frames into the same output, then this one again; or go on without by --allow-missing"
 Report = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of each file: a product, a part of a master, blocked, failed or ignored."""
-
-    products: tuple[ProductRef, ...] = ()
-    masters: tuple[MasterRef, ...] = ()
-    blocked: tuple[BlockedFrame, ...] = ()
-    failed: tuple[FailedFrame, ...] = ()
-    ignored: tuple[tuple[str, str], ...] = ()
-    """(source, why): focus frames and the like."""
-    ambiguities: tuple[tuple[str, Ambiguity], ...] = ()
-    notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """product id -> what was measured: read noise, scale of the dark, saturated pixels, noise between neighbours."""
-    levels: Mapping[str, float] = field(default_factory=dict)
-    """master id -> its level in ADU."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON of the command line (DESIGN.md 8, with more keys)."""
-        return {
-            "products": [
-                {
-                    "path": one.path,
-                    "source": one.source,
-                    "type": one.frame_type,
-                    "filter": one.filter,
-                    "exposure_s": one.exposure_s,
-                    "object": one.object_name,
-                    "masters": one.masters,
-                    "median": one.median,
-                    "noise": one.noise,
-                    "noise_is": "median of UNCERT over unmasked pixels, electrons",
-                    "status": one.status,
-                    "product_id": one.product_id,
-                    "sha256": one.sha256,
-                    "unit": "electron",
-                    **self.notes.get(one.product_id, {}),
-                }
-                for one in self.products
-            ],
-            "masters": [
-                {
-                    "product_id": one.product_id,
-                    "kind": one.kind,
-                    "path": one.path,
-                    "filter": one.filter,
-                    "exposure_s": one.exposure_s,
-                    "n_frames": one.n_frames,
-                    "status": one.status,
-                    "level_adu": self.levels.get(one.product_id),
-                    **self.notes.get(one.product_id, {}),
-                }
-                for one in self.masters
-            ],
-            "blocked": [{"source": one.source, "missing": list(one.missing), "remedy": WAITING_REMEDY} for one in self.blocked],
-            "failed": [{"source": one.source, "error": one.error, "remedy": one.remedy} for one in self.failed],
-            "ignored": [{"source": source, "why": why} for source, why in self.ignored],
-            "ambiguities": [{"source": source, "code": one.code, "detail": one.detail} for source, one in self.ambiguities],
-        }
 
 
 def calibrate(

@@ -24,7 +24,8 @@ from astropy import units
 from astropy.nddata import CCDData, StdDevUncertainty
 from numpy.typing import NDArray
 
-from nightbell.calibration.intake import Exposure, Section
+from nightbell.calibration.intake import Exposure
+from nightbell.calibration.sections import Section
 from nightbell.contracts.errors import BadInput
 
 __all__ = ["BAD", "FLAT_INVALID", "NO_DATA", "SATURATED", "Calibrated", "Plane", "Recipe", "calibrate_pixels", "mad_std", "prepare"]

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from nightbell.calibration.cameras import Camera, choose_camera
 from nightbell.calibration.guard import Ambiguity, RawFrame, read_frame
+from nightbell.calibration.sections import Section, beside, parse_section
 from nightbell.contracts.errors import BadInput
 from nightbell.contracts.instants import format_utc, parse_utc
 
-__all__ = ["KINDS", "Exposure", "Section", "Setup", "intake", "parse_section"]
+__all__ = ["KINDS", "Exposure", "Setup", "intake"]
 
 KINDS = ("bias", "dark", "flat", "light", "other")
 _KIND_KEYS = ("IMAGETYP", "OBSTYPE", "IMGTYPE", "IMAGETYPE", "FRAME", "EXPTYPE", "DATA-TYP", "OBS_TYPE")
@@ -43,24 +44,6 @@ _SETTING_AS_GAIN = re.compile(r"(?i)\b(zwo|asi ?\d|qhy|player ?one|touptek|svbon
 """Makers whose programs write the amplifier's setting (tenths of a decibel) as GAIN."""
 _LARGEST_16_BIT = 65535.0
 _DAY_NS = 86_400_000_000_000
-
-
-@dataclass(frozen=True)
-class Section:
-    """Rows and columns, 0-based, end exclusive; in FITS it reads [x0+1:x1,y0+1:y1]."""
-
-    x0: int
-    x1: int
-    y0: int
-    y1: int
-
-    def __str__(self) -> str:
-        return f"[{self.x0 + 1}:{self.x1},{self.y0 + 1}:{self.y1}]"
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(ny, nx)."""
-        return self.y1 - self.y0, self.x1 - self.x0
 
 
 @dataclass(frozen=True)
@@ -138,22 +121,6 @@ class Exposure:
 
 def _header(text: str) -> fits.Header:
     return fits.Header.fromstring(text.ljust(-(-len(text) // 80) * 80))
-
-
-def parse_section(text: str, shape: tuple[int, int]) -> Section:
-    """A FITS section '[x1:x2,y1:y2]' (1-based, inclusive, reversed or '*' allowed) inside `shape` (ny, nx). Raises `ValueError`."""
-    match = re.fullmatch(r"\[?\s*(\*|-?\d+\s*:\s*-?\d+)\s*,\s*(\*|-?\d+\s*:\s*-?\d+)\s*\]?", text.strip())
-    if text.strip() == "*":
-        return Section(0, shape[1], 0, shape[0])
-    if match is None:
-        raise ValueError(f"{text!r} is not [x1:x2,y1:y2]")
-    ranges = []
-    for part, length in zip(match.groups(), (shape[1], shape[0]), strict=True):
-        low, high = (1, length) if part == "*" else sorted(int(number) for number in part.split(":"))
-        if low < 1 or high > length:
-            raise ValueError(f"{text!r} lies outside 1 to {length}")
-        ranges.append((low - 1, high))
-    return Section(*ranges[0], *ranges[1])
 
 
 def intake(
@@ -447,7 +414,7 @@ class _Reader:
         if min(overscan.shape) < 2 or overscan == whole:
             self.doubt("SECTION", f"BIASSEC {overscan} is no overscan; ignored")
             return data, None
-        if data == whole and (rest := _beside(overscan, shape)) is not None:
+        if data == whole and (rest := beside(overscan, shape)) is not None:
             self.doubt("SECTION", f"no section says where the light fell; what BIASSEC {overscan} leaves is taken, {rest}")
             return rest, overscan
         inside = overscan.x0 < data.x1 and data.x0 < overscan.x1 and overscan.y0 < data.y1 and data.y0 < overscan.y1
@@ -495,16 +462,6 @@ class _Reader:
             return ""
         shift_ns = round((self.longitude_deg or 0.0) / 360 * _DAY_NS) - _DAY_NS // 2
         return format_utc(start_ns + shift_ns)[:10]
-
-
-def _beside(overscan: Section, shape: tuple[int, int]) -> Section | None:
-    """What a strip of overscan along one edge leaves of the frame; None for a strip that does not go along an edge."""
-    ny, nx = shape
-    if overscan.shape[0] >= 0.9 * ny and overscan.shape[1] < 0.5 * nx:
-        return Section(overscan.x1, nx, 0, ny) if overscan.x0 < nx - overscan.x1 else Section(0, overscan.x0, 0, ny)
-    if overscan.shape[1] >= 0.9 * nx and overscan.shape[0] < 0.5 * ny:
-        return Section(0, nx, overscan.y1, ny) if overscan.y0 < ny - overscan.y1 else Section(0, nx, 0, overscan.y0)
-    return None
 
 
 def _kind_in(text: str, *, calibration_only: bool = False) -> str | None:
