@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nightbell.contracts.errors import Failed, Missing
+from nightbell.contracts.errors import BadInput, Failed, Missing
 from nightbell.contracts.states import Severity
 from nightbell.safety.alarms import Alarm, AlarmDesk, CommandChannel, LogChannel, MailChannel, WebhookChannel, channels_of, due_in_s
 from nightbell.safety.settings import AlarmSettings
@@ -370,10 +370,15 @@ def test_mail_arrives_and_line_ends_in_a_text_add_no_header() -> None:
     assert not any(line.startswith("Bcc:") for line in sink.lines)
 
 
+def test_a_channel_that_can_reach_nobody_is_a_mistake_in_the_settings() -> None:
+    with pytest.raises(BadInput, match="no web address"):
+        AlarmSettings(webhook="file:///etc/passwd")
+    with pytest.raises(BadInput, match="mail would reach nobody"):
+        AlarmSettings(smtp_host="h")
+
+
 def test_channels_are_those_with_an_address(tmp_path: Path) -> None:
     assert [channel.name for channel in channels_of(AlarmSettings(), tmp_path)] == ["log"]
-    with pytest.raises(Failed, match="no web address"):
-        channels_of(AlarmSettings(webhook="file:///etc/passwd"), tmp_path)
     with pytest.raises(Missing, match="cannot read"):
-        channels_of(AlarmSettings(smtp_host="h", smtp_password_file="absent"), tmp_path)
+        channels_of(AlarmSettings(smtp_host="h", smtp_to=("a@example.org",), smtp_password_file="absent"), tmp_path)
     LogChannel().send(MESSAGE)

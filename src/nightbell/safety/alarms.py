@@ -152,8 +152,6 @@ def channels_of(settings: AlarmSettings, folder: Path) -> tuple[Channel, ...]:
     if settings.command:
         channels.append(CommandChannel(settings.command, settings.deadline_s))
     if settings.webhook:
-        if not settings.webhook.startswith(("http://", "https://")):
-            raise Failed(f"{settings.webhook!r} is no web address", where="alarms.webhook", remedy="Begin it with https://")
         channels.append(WebhookChannel(settings.webhook, settings.deadline_s))
     if settings.smtp_host:
         password = ""

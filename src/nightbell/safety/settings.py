@@ -153,6 +153,12 @@ class AlarmSettings:
     repeat_min: tuple[float, ...] = setting((1.0, 3.0, 10.0), unit="min", low=0.01, high=1440, doc="Critical repeats; the last one goes on")
     least_gap_s: float = setting(60.0, unit="real s", low=0, high=3600, doc="At most one message per key in so long")
 
+    def __post_init__(self) -> None:
+        if self.smtp_host and not self.smtp_to:
+            raise BadInput("is empty: mail would reach nobody", where="smtp_to", remedy='Give the receivers, or leave smtp_host ""')
+        if self.webhook and not self.webhook.startswith(("http://", "https://")):
+            raise BadInput(f"{self.webhook!r} is no web address", where="webhook", remedy="Begin it with https://")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SafetySettings:
