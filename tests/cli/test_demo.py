@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from nightbell.bus.outbox import OUTBOX_SCHEMA
 from nightbell.bus.tuning import load_tuning
 from nightbell.cli.demo import _summary, demo
 from nightbell.cli.demo_audit import Carried, Sent, audit, read_outbox
 from nightbell.cli.demo_night import HOST, Wishes, make_installation, place_beside, still_missing
-from nightbell.cli.demo_show import Lines, in_words
+from nightbell.cli.demo_show import Lines, Picture, in_words
 from nightbell.cli.story import Story
 from nightbell.contracts.errors import Refused, shell_word
 from nightbell.contracts.events import CalibrationDone, FramesStored
@@ -284,6 +286,18 @@ def test_the_next_commands_can_be_pasted_though_the_folder_has_a_blank(tmp_path,
     shown = _summary(told, kept=False).splitlines()
     conf = shell_word(Path("u ser") / "Käse")
     assert [line.strip().partition(" ")[2] for line in shown if "--conf" in line] == [f"trace S270412a --conf {conf}", f"up --conf {conf}"]
+
+
+def test_a_narrow_terminal_cuts_the_words_not_the_times(tell):
+    stream = io.StringIO()
+    picture = Picture(stream)
+    for one in tell.told:
+        picture.event(one)
+    picture.close()
+    told = io.StringIO()
+    Console(file=told, width=60, force_terminal=False).print(picture._draw())
+    last = [line for line in told.getvalue().splitlines() if line.strip()][-5:]
+    assert all(re.match(r"\d\d:\d\d:\d\d  [a-z]+\.[a-z]+ ", line) and len(line) <= 60 for line in last), last
 
 
 def test_lines_carry_real_seconds_and_the_time_of_the_world(tell):

@@ -214,10 +214,11 @@ class Picture:
                 )
             parts.append(Padding(table, (1, 0, 0, 0)))
         if self._recent:
-            log = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+            # The words take what is left of the line; time and type are never cut.
+            log = Table(box=None, padding=(0, 2, 0, 0), show_header=False, expand=True)
             log.add_column(style="cyan", no_wrap=True)
             log.add_column(style="bold", no_wrap=True)
-            log.add_column(no_wrap=True, overflow="ellipsis")
+            log.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
             for row in self._recent:
                 log.add_row(*row)
             parts.append(Padding(log, (1, 0, 0, 0)))
