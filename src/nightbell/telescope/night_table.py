@@ -55,7 +55,7 @@ class Trigger(StrEnum):
     CLOSED_READ_BACK = "closed_read_back"
     CLOSED_AND_PARKED = "closed_and_parked"
     NOT_CLOSED = "not_closed"
-    """A closed state, and the dome does not read back closed."""
+    """A closed state, and the dome does not read back closed, or by day the mount not parked or the cover not closed."""
     MARSHAL_PASSED = "marshal_passed"
     DEVICE_FAILED = "device_failed"
     TIMED_OUT = "timed_out"
