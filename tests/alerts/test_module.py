@@ -110,3 +110,26 @@ def test_a_full_disk_leaves_notices_where_they_are_until_there_is_room(tmp_path:
         stopping.set()
         for one in sources:
             one.join(20)
+
+
+def test_a_file_that_is_no_notice_by_its_name_is_set_aside_and_told_and_a_half_written_one_is_left(tmp_path: Path) -> None:
+    said, taken, stopping = [], [], threading.Event()
+    for name in ("notes.txt", "a.json.part", ".hidden.json", "a.json"):
+        (tmp_path / name).write_text("{}")
+
+    def take(raw: bytes, path: str) -> None:
+        taken.append((path, raw))
+
+    source = threading.Thread(
+        target=watch_folder, args=(tmp_path, take, stopping, lambda _, text: said.append(text)), kwargs={"poll_s": 0.02}
+    )
+    source.start()
+    try:
+        wait_until(lambda: (tmp_path / "refused" / "notes.txt").exists() and (tmp_path / "done" / "a.json").exists(), "both are put away")
+    finally:
+        stopping.set()
+        source.join(20)
+    assert taken == [("a.json", b"{}")]
+    assert said == ["notes.txt: is not named like a notice. Name it .json, .xml, .avro, .gz"]
+    assert (tmp_path / "a.json.part").exists()
+    assert (tmp_path / ".hidden.json").exists()

@@ -32,7 +32,7 @@ _KNOWN_EVENT_FIELDS = frozenset(
         "skymap",
     ]
 )
-MAP_REMEDY = "Give the map as a file: --skymap FILE"
+MAP_REMEDY = "Fetch the notice again"
 
 
 def from_record(record: dict[str, Any], *, transport: str, raw: bytes, where: str) -> Notice:

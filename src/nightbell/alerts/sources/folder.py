@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nightbell.alerts.notices.guards import read_bytes
-from nightbell.contracts.errors import NightbellError
+from nightbell.contracts.errors import BadInput, NightbellError
 
 __all__ = ["watch_folder"]
 
 Take = Callable[..., object]
 Say = Callable[[str, str], None]
-_SUFFIXES = {".json", ".xml", ".avro", ".gz"}
+_SUFFIXES = (".json", ".xml", ".avro", ".gz")
+_UNFINISHED = (".tmp", ".part", ".making", ".new")
+"""Names of files that somebody is still writing: they will be renamed."""
 
 
 def watch_folder(folder: Path, take: Take, stopping: threading.Event, say: Say, *, poll_s: float) -> None:
@@ -26,6 +28,8 @@ def watch_folder(folder: Path, take: Take, stopping: threading.Event, say: Say, 
         now = _sizes(folder)
         for path in [path for path, size in now.items() if sizes.get(path) == size]:
             try:
+                if path.suffix.lower() not in _SUFFIXES:
+                    raise BadInput("is not named like a notice", where=path.name, remedy=f"Name it {', '.join(_SUFFIXES)}")
                 raw = read_bytes(path)
             except NightbellError as error:
                 say("alerts.inbox", str(error))
@@ -44,7 +48,7 @@ def watch_folder(folder: Path, take: Take, stopping: threading.Event, say: Say, 
 def _sizes(folder: Path) -> dict[Path, int]:
     found: dict[Path, int] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _SUFFIXES:
+        if not path.name.startswith(".") and path.suffix.lower() not in _UNFINISHED:
             with contextlib.suppress(FileNotFoundError):  # somebody took it back
                 if path.is_file():
                     found[path] = path.stat().st_size
