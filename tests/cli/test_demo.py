@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sqlite3
+import types
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,14 @@ def test_a_folder_with_something_in_it_is_not_touched(tmp_path):
     assert result.exit_code == 2
     assert "not an empty folder" in json.loads(result.stdout)["error"]["what"]
     assert [one.name for one in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_disk_that_is_too_small_for_the_night_is_refused_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=39 << 20))
+    result = CliRunner().invoke(demo, ["--json", "--out", str(tmp_path / "new" / "demo")])
+    assert result.exit_code == 1
+    assert "39 MiB are free, the demo needs 250" in json.loads(result.stdout)["error"]["what"]
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path, monkeypatch):

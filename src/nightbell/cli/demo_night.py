@@ -46,6 +46,7 @@ TRANSIENT_MAG = {"g": 17.4, "r": 17.3, "i": 17.2}
 DECAY_MAG_PER_DAY = 1.0
 NOTICE_AFTER_NS = 240_000_000_000
 """The generated notice is dated four minutes after its event; it is not handed in before."""
+ROOM_MIB = 250
 START_S = 90.0
 CLOSING_S = 30.0
 """Real seconds kept for closing, stopping and the report."""
@@ -84,6 +85,11 @@ def make_installation(wishes: Wishes) -> Installation:
             where="--stage",
             remedy="Use --stage 2 (commands as a remote script sends them) or 3 (by itself)",
         )
+    place = next(folder for folder in (wishes.out, *wishes.out.parents) if folder.exists())
+    free_mib = shutil.disk_usage(place).free / 2**20
+    if free_mib < ROOM_MIB:
+        words = f"{free_mib:.0f} MiB are free, the demo needs {ROOM_MIB}: frames, copies of them, and what brokers keep in reserve"
+        raise Failed(words, where=str(wishes.out), remedy="Free space, or give an --out on another disk")
     try:
         copy_installation("demo", wishes.out)
         shutil.copytree(shipped("brokers"), wishes.out / "brokers")
