@@ -91,7 +91,7 @@ class Dispatcher:
         stop_all: Callable[[], Awaitable[None]],
         tick: Callable[[], None],
         deadlines_s: dict[NightState, float] | None = None,
-        real_floor_s: float = 10.0,
+        real_floor_s: float = 25.0,
     ) -> None:
         self.readable = record is not None
         self.record = record or NightRecord(reason="the state could not be read")
@@ -223,7 +223,8 @@ class Dispatcher:
         limit_s = self.deadlines_s.get(record.state)
         if limit_s is None or self.no_deadline:
             return None
-        # In a fast world 120 s are one real second: what a busy host needs for its own work must not count as a fault.
+        # In a fast world 120 s are one real second: what a busy host needs for its own work, or to start a peer again that died, must
+        # not count as a fault.
         elapsed_s = max(0.0, (self.clock.now_ns() - self._entered_ns) / 1e9)
         return max(0.0, self.clock.real_s(limit_s, floor_s=self.real_floor_s) - self.clock.real_s(elapsed_s))
 

@@ -320,8 +320,10 @@ class Telescope(Module[TelescopeState]):
             asyncio.run(walk())
         except Exception as error:
             self.log.exception("night.died", error=str(error))
-            self.office.alarm("telescope.loop", f"the night's loop has died: {error}", critical=True)
-            os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                self.office.alarm("telescope.loop", f"the night's loop has died: {error}", critical=True)
+            finally:  # on a full disk no alarm can be written: a process without its loop must end all the same, to be started again
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:
         """End the loop; frames in memory are still written. The dome is left to the lease: nobody renews it from here on."""
