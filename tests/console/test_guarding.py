@@ -133,23 +133,23 @@ def test_a_chunked_body_without_an_end_is_cut(console: RunningConsole) -> None:
 FORM = "application/x-www-form-urlencoded"
 
 
-@pytest.mark.parametrize(
-    ("content", "kind"),
-    [
-        (b"&".join(b"a%d=" % n for n in range(9000)), FORM),
-        (b"name=\xff\xfe&password=%ff%fe%00", FORM),
-        (b"name=%ed%a0%80&password=x", FORM),
-        (b"{}", "application/json"),
-        (b"--x\r\nfoo", "multipart/form-data; boundary=x"),
-        (b"--x\r\nfoo", "multipart/form-data"),
-    ],
+NO_FORMS = (
+    (b"&".join(b"a%d=" % n for n in range(9000)), FORM),
+    (b"name=\xff\xfe&password=%ff%fe%00", FORM),
+    (b"name=%ed%a0%80&password=x", FORM),
+    (b"{}", "application/json"),
+    (b"--x\r\nfoo", "multipart/form-data; boundary=x"),
+    (b"--x\r\nfoo", "multipart/form-data"),
 )
-@pytest.mark.parametrize("path", ["/login", "/do/abort"])
-def test_a_body_that_is_no_form_is_refused_and_breaks_nothing(
-    person: Person, console: RunningConsole, path: str, content: bytes, kind: str
-) -> None:
-    answer = person.log_in().http.post(path, content=content, headers={"Content-Type": kind})
-    assert answer.status_code in (400, 403)
+
+
+def test_a_body_that_is_no_form_is_refused_and_breaks_nothing(person: Person, console: RunningConsole) -> None:
+    person.log_in()
+    for content, kind in NO_FORMS:
+        answer = person.http.post("/do/abort", content=content, headers={"Content-Type": kind})
+        assert answer.status_code in (400, 403), (content[:40], kind)
+    for content, kind in NO_FORMS[:3]:
+        assert person.http.post("/login", content=content, headers={"Content-Type": kind}).status_code in (400, 403), content[:40]
     assert console.house.asked == []
 
 
