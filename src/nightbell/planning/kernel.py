@@ -60,7 +60,7 @@ def solve(problem: Problem, *, before: Sequence[int] = ()) -> Schedule:
     found += [timed for one in list(found) if (timed := retime(night, one.items)) is not None]
     best = max(found, key=lambda one: round(night.worth(one), 12))
     value = night.worth(best)
-    return Schedule(best.items, best.cells, value, max(value, bound_of(problem.value, night.block_cells, night.price)), night.price)
+    return Schedule(best.items, best.cells, value, max(value, bound_of(problem.value, night.least_cells, night.price)), night.price)
 
 
 def _orders(n: int) -> Iterator[tuple[int, ...]]:

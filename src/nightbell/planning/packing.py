@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nightbell.planning.bound import prices
+from nightbell.planning.bound import least_cells, prices
 from nightbell.planning.constraints import CELL_S
 
 __all__ = ["LONGEST_WAIT_CELLS", "TINY", "Night", "Problem", "Timed"]
@@ -53,10 +53,8 @@ class Night:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.n, self.t = problem.value.shape
-        self.block_cells: Cells = np.maximum(1, np.ceil(problem.block_s / CELL_S - TINY)).astype(np.int64)
-        self.price = prices(problem.value, self.block_cells)
-        self.left = np.concatenate([np.cumsum(self.price[::-1])[::-1], [0.0]])
-        """Worth, at the price of time, of everything from cell k to the end."""
+        self.least_cells: Cells = least_cells(problem.block_s, problem.transition_s)
+        """(N,): the least time that each item takes from the others."""
         marks = np.where(problem.value > 0, np.arange(self.t)[None, :], self.t)
         ahead = np.minimum.accumulate(marks[:, ::-1], axis=1)[:, ::-1]
         self.next_start: Cells = np.concatenate([ahead, np.full((self.n, 1), self.t)], axis=1).astype(np.int64)
@@ -67,6 +65,11 @@ class Night:
         self._transition_s: list[list[float]] = problem.transition_s.tolist()
         self._block_s: list[float] = problem.block_s.tolist()
         self._first_s: list[float] = problem.first_s.tolist()
+        # Any plan is a target for the prices; a better one only makes them settle sooner.
+        dearest = np.argsort(-problem.value.max(axis=1, initial=0.0), kind="stable").tolist()
+        self.price = prices(problem.value, self.least_cells, self.worth(self.pack(dearest)))
+        self.left = np.concatenate([np.cumsum(self.price[::-1])[::-1], [0.0]])
+        """Worth, at the price of time, of everything from cell k to the end."""
 
     @property
     def dark_cells(self) -> int:

@@ -23,7 +23,7 @@ from astropy.time import Time
 from nightbell.contracts.errors import BadInput
 from nightbell.contracts.instants import format_utc, parse_utc
 from nightbell.contracts.records import PlanItem, Site
-from nightbell.planning.bound import bound_of
+from nightbell.planning.bound import bound_of, least_cells
 from nightbell.planning.constraints import CELL_S, Limits, Request, Sky, cells_of, feasible_starts, look, observable, why_not
 from nightbell.planning.kernel import Problem, Schedule, solve
 from nightbell.planning.packing import LONGEST_WAIT_CELLS
@@ -124,8 +124,7 @@ def make_plan(
     rejected = {one.request.item_id: ("bad_value", words) for one in everything if (words := _bad_value(one.request))}
     requests = [one.request for one in wanted]
     sky, starts, worth = _grid(site, requests, limits, start_ns, urgency_per_h)
-    group = [one.group for one in requests]
-    transition = np.array([[0.0 if a == b else slew_s for b in group] for a in group]).reshape(len(group), len(group))
+    transition = _transitions_s(requests, slew_s)
     order = {item_id: n for n, item_id in enumerate(one.item_id for one in requests)}
     problem = Problem(worth, np.array([one.block_s for one in requests]), transition, np.full(len(requests), slew_s))
     schedule = solve(problem, before=[order[item_id] for item_id in before if item_id in order])
@@ -179,9 +178,15 @@ def _bad_value(request: Request) -> str:
     return ""
 
 
+def _transitions_s(requests: Sequence[Request], slew_s: float) -> Any:
+    """(N, N): a slew between any two that do not belong together."""
+    group = np.array([one.group for one in requests])
+    return np.where(group[:, None] == group[None, :], 0.0, slew_s)
+
+
 def _left_out(n: int, problem: Problem, schedule: Schedule, items: Sequence[PlanItem]) -> tuple[str, str]:
     """(code, words) of a request that could be observed and is not in the plan: what its time is worth to the others."""
-    cells = max(1, cells_of(float(problem.block_s[n])))
+    cells = int(least_cells(problem.block_s, problem.transition_s)[n])
     total = np.concatenate([[0.0], np.cumsum(schedule.price)])
     at = np.arange(problem.value.shape[1])
     cost = total[np.minimum(at + cells, len(at))] - total[at]
@@ -325,5 +330,5 @@ def _bound_again(told: PlanDocument) -> float:
     price = np.asarray(told.price_per_cell, dtype=np.float64)
     if len(price) != worth.shape[1] or not np.all(price >= 0):
         return math.inf
-    cells = np.maximum(1, np.ceil(np.array([one.block_s for one in told.requests]) / CELL_S - 1e-9)).astype(np.int64)
+    cells = least_cells(np.array([one.block_s for one in told.requests]), _transitions_s(told.requests, told.slew_s))
     return bound_of(worth, cells, price)

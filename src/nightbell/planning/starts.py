@@ -20,7 +20,7 @@ def slots(night: Night) -> list[int]:
     nodes = np.arange(0.0, night.t, length).astype(np.int64)
     # Beyond half as many again as there are slots, the least promising cannot win one.
     most = int(1.5 * len(nodes)) + 20
-    reduced = problem.value.max(axis=1) - night.price.mean() * night.block_cells
+    reduced = problem.value.max(axis=1) - night.price.mean() * night.least_cells
     chosen = np.sort(np.argsort(-reduced, kind="stable")[:most])
     gain = problem.value[np.ix_(chosen, nodes)]
     rows, columns = linear_sum_assignment(gain, maximize=True)
