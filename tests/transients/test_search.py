@@ -95,6 +95,27 @@ def test_a_cosmic_ray_is_vetoed_by_name(make_product, make_reference):
     assert any("sharp" in veto or "shape" in veto for veto in near[0].vetoes)
 
 
+def test_cosmic_rays_of_three_pixels_in_a_row_are_vetoed_on_a_single_frame(make_product, make_reference):
+    sky = Sky(seed=13)
+    rng = np.random.default_rng(13)
+    places = [(int(rng.integers(9, 500)), int(rng.integers(9, 500)), float(rng.uniform(500, 5000))) for _ in range(30)]
+    rays = tuple((x + i, y, v) for x, y, v in places for i in range(3))
+    found = find_transients(
+        [read_frame(make_product(sky, "p", seed=131, spikes=rays, extra=_new(4000.0)))], read_reference(make_reference(sky))
+    )
+    assert len(found.candidates) == 1
+    assert separation_arcsec(found.candidates[0].ra_deg, found.candidates[0].dec_deg, *EAST_8_NORTH_6) < 0.5
+    assert any(text.startswith("narrow") for one in found.vetoed for text in one.vetoes)
+
+
+def test_a_reference_much_blurrier_than_the_frames_leaves_no_false_candidates_and_hides_nothing(make_product, make_reference):
+    sky = Sky(seed=2)
+    frames = [read_frame(make_product(sky, f"p{i}", seed=20 + i, fwhm_px=2.6, extra=_new(4000.0))) for i in range(2)]
+    found = find_transients(frames, read_reference(make_reference(sky, fwhm_px=4.5)))
+    assert len(found.candidates) == 1
+    assert separation_arcsec(found.candidates[0].ra_deg, found.candidates[0].dec_deg, *EAST_8_NORTH_6) < 0.5
+
+
 def test_what_only_one_of_two_frames_shows_is_vetoed_as_single(make_product, make_reference):
     sky = Sky(seed=15)
     frames = [read_frame(make_product(sky, "with", seed=80, extra=_new(3000.0))), read_frame(make_product(sky, "without", seed=81))]

@@ -4,8 +4,9 @@
     R (x) K + b ~ T        K = sum of Gaussians x polynomials, changing over the field
     D = T - R (x) K - b,   V_D = V_N (x) G^2 + V_R (x) K^2 + registration and kernel error,   S = D / sqrt(V_D)
 
-K never has to sharpen unless the reference is 1.41 times blurrier than the frame. Source of the basis: Alard and Lupton 1998,
-ApJ 503, 325; with the frame convolved first, the solution needs no decorrelation afterwards.
+K never has to sharpen: where the reference is more than 1.2 times blurrier than the frame, G is wider than the frame's own FWHM.
+Source of the basis: Alard and Lupton 1998, ApJ 503, 325; with the frame convolved first, the solution needs no decorrelation
+afterwards.
 """
 
 from __future__ import annotations
@@ -123,12 +124,14 @@ def subtract(
     """Difference of `frame` and `reference` (both without background, on the frame's grid). Raises `Failed` without good stars."""
     shape = (frame.shape[0], frame.shape[1])
     fwhm = stars.fwhm_px
-    sigma = float(np.sqrt(max(0.25, (2 * fwhm**2 - reference_fwhm_px**2) / 2.3548**2)))
+    # A reference that is much blurrier than the frame would have to be sharpened: the frame is blurred more instead.
+    blur = float(np.sqrt(max(fwhm**2, reference_fwhm_px**2 - 0.5 * fwhm**2)))
+    sigma = float(np.sqrt(max(0.25, (fwhm**2 + blur**2 - reference_fwhm_px**2) / 2.3548**2)))
     rich = len(stars.x) >= 40
     kernels = _basis(sigma, rich=rich)
     half = kernels[0].shape[0] // 2
-    gauss_half = int(np.ceil(1.6 * fwhm))
-    gauss = _gaussian(fwhm, gauss_half)
+    gauss_half = int(np.ceil(1.6 * blur))
+    gauss = _gaussian(blur, gauss_half)
     convolve = _Convolver(shape, max(half, gauss_half))
     good = ~bad & covered
     filled = np.where(bad, np.float32(0), frame)

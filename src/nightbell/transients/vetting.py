@@ -4,6 +4,7 @@ negative    the reference is brighter there (kept as a fact, not a new source)
 shape       D does not look like a star                           cor      < 0.80
 dipole      a strong negative beside it: misregistration          neg      > max(0.30, 3.6 / snr)
 sharp       the frame itself does not show a star (cosmic ray)    psf_chi2 > 4 + (0.15 snr)^2
+narrow      it is thinner than a star along one axis (cosmic ray) width    < 0.5
 faint       a small error of a bright star's subtraction          rel      < 0.03
 masked      bad pixels under it                                   mask     > 0.5
 saturated   beside a saturated star                               nearer than 4 FWHM
@@ -29,11 +30,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Features:
-    """What a peak looks like. `psf_chi2` is None where it cannot be measured."""
+    """What a peak looks like. `psf_chi2` and `width` are None where they cannot be measured."""
 
     cor: float
     neg: float
     psf_chi2: float | None
+    width: float | None
+    """Light of the two neighbours of the brightest pixel, along the thinner axis, in units of what a star has there."""
     rel: float
     mask_fraction: float
     saturated_px: float
@@ -74,6 +77,7 @@ def features_of(
     return Features(
         cor=cor,
         neg=neg,
+        width=_width(peak, difference, frame, variance, bad, frame_profile),
         psf_chi2=_psf_chi2(peak, difference, frame, variance, bad, frame_profile),
         rel=rel,
         mask_fraction=mask_fraction,
@@ -118,6 +122,32 @@ def _psf_chi2(
     return best
 
 
+def _width(
+    peak: Peak,
+    difference: Difference,
+    frame: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    profile: Array,
+) -> float | None:
+    """As in `Features`; a cosmic ray of three pixels in a row fits a star's flux, but not both of its axes."""
+    y, x = round(peak.y), round(peak.x)
+    if not (2 <= y < frame.shape[0] - 2 and 2 <= x < frame.shape[1] - 2):
+        return None
+    part = (slice(y - 2, y + 3), slice(x - 2, x + 3))
+    light = np.where(bad[part], 0.0, peak.sign * (np.asarray(frame[part], float) - np.asarray(difference.matched[part], float)))
+    row, column = (1 + int(i) for i in np.unravel_index(int(np.argmax(light[1:4, 1:4])), (3, 3)))
+    cross = ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
+    if light[row, column] <= 0 or any(bad[part][one] for one in (*cross, (row, column))):
+        return None
+    half = profile.shape[0] // 2
+    star = np.array([profile[half - 1, half] + profile[half + 1, half], profile[half, half - 1] + profile[half, half + 1]])
+    seen = np.array([light[cross[0]] + light[cross[1]], light[cross[2]] + light[cross[3]]]) / light[row, column]
+    # Two sigma in its favour: a faint star may look thin by chance.
+    error = np.sqrt(2 * float(np.median(variance[part]))) / light[row, column]
+    return float(np.min((seen + 2 * error) / np.maximum(star, 0.1)))
+
+
 def _star_fit(data: Array, star: Array, sigma2: Array) -> float:
     design = np.column_stack([star, np.ones_like(star)])
     noise2 = sigma2
@@ -152,6 +182,7 @@ def vetoes_of(peak: Peak, features: Features, fwhm_px: float) -> tuple[str, ...]
             features.psf_chi2 is not None and features.psf_chi2 > 4 + (0.15 * peak.snr) ** 2,
             f"sharp (psf_chi2 {features.psf_chi2 or 0:.1f} > {4 + (0.15 * peak.snr) ** 2:.1f})",
         ),
+        (features.width is not None and features.width < 0.5, f"narrow (width {features.width or 0:.2f} < 0.50)"),
         (features.rel < 0.03, f"faint (rel {features.rel:.3f} < 0.03)"),
         (features.mask_fraction > 0.5, f"masked ({features.mask_fraction:.2f} > 0.50)"),
         (features.saturated_px < 4 * fwhm_px, f"saturated star at {features.saturated_px:.1f} px"),
