@@ -56,6 +56,15 @@ def test_explain_prints_the_promised_shape(demo: DemoAlert) -> None:
     assert got["reasons"]
 
 
+def test_explain_says_each_reason_of_the_deciding_rule_once_and_in_words(demo: DemoAlert) -> None:
+    done = CliRunner().invoke(alert, ["explain", str(demo.notice)])
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert done.exit_code == 0
+    assert lines.count("rule      near neutron star: follow, it decides") == 1
+    assert len([line for line in lines if line.startswith("p.BNS >0.2: true, it is")]) <= 2  # once above, once in the rule that would watch
+    assert not [line for line in lines if "None" in line or "['" in line]
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [('{"superevent_id": 5}', "superevent_id"), ("", "bad.json"), ("[1]", "bad.json"), ("[" * 100_000, "bad.json")],

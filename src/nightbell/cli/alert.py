@@ -98,6 +98,8 @@ def explain(notice: Path, skymap: Path | None, conf: Path | None, *, as_json: bo
 
 
 def _explained(found: dict[str, Any]) -> str:
+    from nightbell.alerts.policy import Clause
+
     lines = [
         f"{found['superevent_id']}  {found['kind']}  {'DRILL' if found['drill'] else 'not a drill'}",
         f"decision  {found['decision']} (rule: {found['rule']})",
@@ -107,8 +109,12 @@ def _explained(found: dict[str, Any]) -> str:
     if found["skymap"]:
         lines.append(f"sky map   50 % in {found['skymap']['area_50_deg2']:.1f} deg2, 90 % in {found['skymap']['area_90_deg2']:.1f} deg2")
     for rule in found["policy"]["rules"]:
-        lines.append(f"rule      {rule['rule']}: {rule['action'] if rule['applies'] else 'does not apply'}")
-        lines.extend(f"            {c['operand']} {c['wanted']}: {c['truth']} ({c['found']})" for c in rule["clauses"])
+        told_above = rule["applies"] and rule["rule"] == found["rule"]
+        lines.append(
+            f"rule      {rule['rule']}: {rule['action'] if rule['applies'] else 'does not apply'}{', it decides' if told_above else ''}"
+        )
+        if not told_above:
+            lines.extend(f"            {Clause(**clause)}" for clause in rule["clauses"])
     lines.extend(f"warning   {text}" for text in found["warnings"])
     return "\n".join(lines)
 
