@@ -219,10 +219,21 @@ def entry_action(state: NightState) -> Action:
     return _ENTRY[state]
 
 
+_ASKED_FOR = {
+    Trigger.PREPARE: "prepared",
+    Trigger.GO_GIVEN: "opened",
+    Trigger.PAUSE_NIGHT: "paused",
+    Trigger.CLOSE_NIGHT: "closed",
+}
+"""What humans ask for, in their words."""
+
+
 def refusal(state: NightState, trigger: Trigger) -> str:
     """Why `trigger` does nothing in `state`, and where it would."""
-    where = sorted(s.value for s, t in TABLE if t is trigger)
-    return f"the night is {state.value}; {trigger.value} means something only in {', '.join(where) or 'stopping'}"
+    where = ", ".join(sorted(s.value for s, t in TABLE if t is trigger)) or "stopping"
+    verb = _ASKED_FOR.get(trigger)
+    only = f"it can be {verb} ({trigger.value}) only in {where}" if verb else f"{trigger.value} means something only in {where}"
+    return f"the night's state is {state.value}; {only}"
 
 
 def resume(state: NightState | None, dome: DomeReading) -> Step:
