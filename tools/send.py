@@ -114,10 +114,13 @@ class Line:
             event = struct.unpack("=hi", self._events.recv_multipart()[0])[0]
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise StopError(3, f"{self.who} does not know this key", "Ask its operator: nightbell keys trust FILE", code="auth")
-            if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-                raise StopError(3, f"{self.who} and we do not agree on keys", "Give the key options, or leave all out", code="auth")
             self._n_broken += 1
-            if self._n_broken > 1 and self._sock.getsockopt(zmq.MECHANISM) == zmq.CURVE:  # once may be a peer that is just ending
+            often = self._n_broken > 2  # once may be a peer that is just ending
+            has_keys = self._sock.getsockopt(zmq.MECHANISM) == zmq.CURVE
+            # A peer that wants keys mostly cuts the line before its greeting, which would tell, has been read.
+            if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or (often and not has_keys):
+                raise StopError(3, f"{self.who} and we do not agree on keys", "Give the key options, or leave all out", code="auth")
+            if often:
                 raise StopError(3, f"{self.who} breaks off the handshake", "Is the public key given for it its own?", code="auth")
         if not self._sock.poll(POLL_MS):
             return None

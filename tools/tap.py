@@ -319,11 +319,14 @@ class Watch:
                 made = self.ever = True
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise StopError(3, "the broker does not know this key", "Ask its operator to trust it: nightbell keys trust FILE")
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-                raise StopError(3, "the two sides do not agree on keys", "Give --key and --server-key, or leave both out")
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._sock.getsockopt(zmq.MECHANISM) == zmq.CURVE:
+            else:
                 self._n_broken += 1
-                if self._n_broken > 1:  # once may be a broker that is just ending
+                often = self._n_broken > 2  # once may be a broker that is just ending
+                has_keys = self._sock.getsockopt(zmq.MECHANISM) == zmq.CURVE
+                # A broker that wants keys mostly cuts the line before its greeting, which would tell, has been read.
+                if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or (often and not has_keys):
+                    raise StopError(3, "the two sides do not agree on keys", "Give --key and --server-key, or leave both out")
+                if often:
                     raise StopError(3, "the broker breaks off the handshake", "Is --server-key the public half of that broker's own key?")
         return made
 

@@ -21,6 +21,7 @@ from nightbell.cli.demo import _summary, demo
 from nightbell.cli.demo_audit import Carried, Sent, audit, read_outbox
 from nightbell.cli.demo_night import HOST, Wishes, make_installation, place_beside, still_missing
 from nightbell.cli.demo_show import Lines, Picture, in_words
+from nightbell.cli.output import typed
 from nightbell.cli.story import Story
 from nightbell.contracts.errors import Refused, shell_word
 from nightbell.contracts.events import CalibrationDone, FramesStored
@@ -272,8 +273,10 @@ def test_the_token_of_a_go_is_for_the_journal_not_for_the_watcher(tell):
     assert in_words(dataclasses.replace(opening, event=event)).endswith(": the shutter reads back open; GO given")
 
 
-def test_the_next_commands_can_be_pasted_though_the_folder_has_a_blank(tmp_path, monkeypatch):
+@pytest.mark.parametrize("on_path", ["nightbell", ""])
+def test_the_next_commands_can_be_pasted_though_the_folder_has_a_blank(tmp_path, monkeypatch, on_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nightbell.cli.output.shutil.which", lambda name: name if name == on_path else None)
     told = {
         "ok": True,
         "night": "2027-04-12",
@@ -294,7 +297,9 @@ def test_the_next_commands_can_be_pasted_though_the_folder_has_a_blank(tmp_path,
     }
     shown = _summary(told, kept=False).splitlines()
     conf = shell_word(Path("u ser") / "Käse")
-    assert [line.strip().partition(" ")[2] for line in shown if "--conf" in line] == [f"trace S270412a --conf {conf}", f"up --conf {conf}"]
+    began = typed()
+    assert began == on_path or began.endswith("start.py")
+    assert [line.strip() for line in shown if "--conf" in line] == [f"{began} trace S270412a --conf {conf}", f"{began} up --conf {conf}"]
 
 
 def test_a_narrow_terminal_cuts_the_words_not_the_times(tell):

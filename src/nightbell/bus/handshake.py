@@ -13,7 +13,7 @@ from nightbell.contracts.errors import Refused
 __all__ = ["Handshake"]
 
 _EVENT = struct.Struct("=HI")
-_BROKEN_TWICE = 2
+_BROKEN_OFTEN = 3
 """One handshake that breaks off may be a peer that is just ending."""
 
 
@@ -44,15 +44,18 @@ class Handshake:
                     remedy="On its host: nightbell keys trust NAME.key (its fingerprint here: nightbell keys list)",
                     code="auth",
                 )
-            if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            # A peer that wants keys cuts the line so fast that its own greeting, from which libzmq would tell, is mostly lost with it.
+            has_keys = self._sock.getsockopt(zmq.MECHANISM) == zmq.CURVE
+            self._n_broken += 1
+            broken = self._n_broken >= _BROKEN_OFTEN
+            if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or (broken and not has_keys):
                 raise Refused(
                     f"{self._who} wants keys and this side has none, or the other way round",
                     where="observatory.toml: keys",
                     remedy="Set keys on both sides, or on neither",
                     code="auth",
                 )
-            self._n_broken += 1
-            if self._n_broken >= _BROKEN_TWICE and self._sock.getsockopt(zmq.MECHANISM) == zmq.CURVE:
+            if broken:
                 raise Refused(
                     f"{self._who} breaks off the handshake: its key is another one than we have for it, or it is no nightbell",
                     where="keys",
