@@ -25,6 +25,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 WINDOWS = os.name == "nt"
+IN_PARALLEL = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+"""Most tests wait for processes, disks and clocks. A file's tests share their fixtures, so a file stays in one process; in the order of
+their names, for otherwise the files with few but long tests, the whole nights, come last and alone."""
 
 
 def say(text: str) -> None:
@@ -147,7 +150,7 @@ def test(python: Path, arguments: list[str]) -> None:
         "types": [str(python), "-m", "mypy"],
         "imports": [str(scripts / ("lint-imports.exe" if WINDOWS else "lint-imports"))],
         "reference": [str(python), "-m", "nightbell.cli.reference", "--check"],
-        "tests": [str(python), "-m", "pytest", "-q", *(["-m", "slow or not slow"] if slow else []), *rest],
+        "tests": [str(python), "-m", "pytest", "-q", *IN_PARALLEL, *(["-m", "slow or not slow"] if slow else []), *rest],
     }
     failed = []
     for name, command in steps.items():
